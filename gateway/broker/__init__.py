@@ -1,0 +1,142 @@
+"""What the stages ask of a broker. Two implementations: ``rabbitmq`` and ``embedded``; stages import neither.
+
+Nothing here moves data: the forwarder holds a Publisher, each worker a Consumer, the commands a Broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.errors import Unavailable
+from gateway.event import Event
+
+
+class Unconfirmed(Unavailable):
+    """A publish that was sent and not confirmed; the events may or may not stand in the queues.
+
+    ``reason`` is one of ``nacked`` (refused: a fault or an operator's policy), ``returned`` (no route: the
+    topology is broken), ``deadline`` (no confirm in time), ``closed`` (connection or channel lost),
+    ``rejected`` (the broker closed the channel because of what was sent: the content is suspect).
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event taken from a queue and not settled yet."""
+
+    body: bytes
+    attempt: int
+    """1 for the first try; counted in our own header only, so lost connections do not raise it."""
+    tag: int
+    """The broker's handle, valid for the consumer that took it."""
+    message_id: str = ""
+    routing_key: str = ""
+    headers: dict[str, str | int] = field(default_factory=dict)
+    """Our own headers; on parked events ``reason`` and ``parked_ms`` (Unix milliseconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many events of a sink wait where."""
+
+    ready: int
+    """In the queue, not taken by a consumer."""
+    unacked: int | None
+    """Taken and not settled; None where the broker does not tell."""
+    retry: int
+    """Waiting for a delayed retry."""
+    dead: int
+    """Parked."""
+
+
+class Publisher(Protocol):
+    """One channel for publishing. The forwarder owns it, and takes a new one after any failure."""
+
+    async def send(self, events: Sequence[Event]) -> asyncio.Future[None]:
+        """Write *events* in order; return a future that is done when every one of them is confirmed.
+
+        Returns as soon as they are written, so that several batches can be under way; waits while the
+        broker refuses to read. Futures end in the order of their batches, except after a nack. The future raises
+        Unconfirmed; send raises Unavailable when the channel is gone.
+        """
+        ...
+
+
+class Consumer(Protocol):
+    """One channel that takes events of one sink. A worker owns it.
+
+    Closing it gives everything that is not settled back to the queue, in order.
+    """
+
+    async def take(self, max_events: int, max_wait_s: float) -> list[Delivery]:
+        """Wait for at least one event, then at most *max_wait_s* for more; Unavailable when the channel is gone.
+
+        Cancelling a take loses nothing: what it had gathered comes out of the next take.
+        """
+        ...
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Settle *deliveries*: their effect is durable. Unavailable: they will come again."""
+        ...
+
+    async def retry(self, delivery: Delivery, reason: str) -> None:
+        """Hand *delivery* back to come again later, attempt + 1; settled only once the copy is confirmed."""
+        ...
+
+    async def park(self, delivery: Delivery, reason: str) -> None:
+        """Move *delivery* to the sink's dead queue with *reason*; settled only once the copy is confirmed."""
+        ...
+
+
+class Broker(Protocol):
+    """Where events are published and consumed."""
+
+    def publisher(self) -> AbstractAsyncContextManager[Publisher]:
+        """Open a channel on the publishing connection; the topology is declared first. Raises Unavailable."""
+        ...
+
+    def consumer(self, sink: str, prefetch: int) -> AbstractAsyncContextManager[Consumer]:
+        """Open a channel that takes events of *sink*, at most *prefetch* unsettled. Raises Unavailable."""
+        ...
+
+    async def depth(self, sink: str) -> Depth:
+        """Return how many events of *sink* wait. Raises Unavailable."""
+        ...
+
+    async def peek(self, sink: str, limit: int, *, dead: bool = False) -> list[Delivery]:
+        """Return the first events of *sink*'s queue (or dead queue) and leave them there, in order."""
+        ...
+
+    async def unrouted(self) -> int:
+        """Return how many events stand in the queue of events that no sink takes."""
+        ...
+
+    async def rescue(self) -> int:
+        """Publish what stands in the unrouted queue again, by its old routing key; return how many moved.
+
+        An event leaves the queue only once its copy is confirmed. One that still no sink takes stands there
+        again afterwards. Ends after as many events as stood there at the start.
+        """
+        ...
+
+    async def foreign_queues(self) -> list[str]:
+        """Return names of queues (or sinks) that get our events though no sink of the config reads them.
+
+        Raises Unavailable where the broker can't be asked (RabbitMQ: its management API).
+        """
+        ...
+
+    async def check(self) -> str:
+        """Connect, look at everything the configuration needs, and return a sentence on what was found.
+
+        Raises Unavailable with a sentence that says what is wrong and what to do.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close all connections; everything unsettled goes back to its queue."""
+        ...

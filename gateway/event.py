@@ -1,0 +1,202 @@
+"""The event: a CloudEvent in its JSON form, and the JSON rules that every stage shares. No I/O, no clock.
+
+``parse_json`` is the only reader of JSON that came from outside. It never raises anything but ValueError.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+MAX_DEPTH = 64
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can write
+_LONG_DIGITS = re.compile(rb"\d{19}")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_ESCAPES = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One CloudEvent: ``body`` is the JSON that travels, ``attributes`` the same parsed, ``data`` included.
+
+    ``(source, id)`` names the event for ever. In events fresh from the normaliser ``data["raw"]`` is an
+    ``orjson.Fragment``; in events read back from a queue it is parsed JSON.
+    """
+
+    body: bytes
+    attributes: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.attributes["id"])
+
+    @property
+    def source(self) -> str:
+        return str(self.attributes["source"])
+
+    @property
+    def type(self) -> str:
+        return str(self.attributes["type"])
+
+    @property
+    def app_id(self) -> str:
+        return str(self.attributes["appid"])
+
+    @property
+    def partition_key(self) -> str:
+        return str(self.attributes.get("partitionkey", ""))
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        data = self.attributes.get("data")
+        return data if isinstance(data, dict) else {}
+
+    @property
+    def routing_key(self) -> str:
+        """``<type>.<app id>``, for example ``im.group.member.exited.1400000000``."""
+        return f"{self.type}.{self.app_id}"
+
+    @classmethod
+    def parse(cls, body: bytes) -> Event:
+        """Return the event in *body*; ValueError when it is not a JSON object with our envelope's names."""
+        attributes = parse_json(body)
+        missing = [
+            name for name in ("id", "source", "type", "appid") if not isinstance(attributes.get(name), str)
+        ]
+        if missing:
+            raise ValueError(f"not an event of this gateway: no text in {', '.join(missing)}")
+        return cls(body, attributes)
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in *body*: integers exact, no lone surrogates, nested at most 64 deep.
+
+    Integers beyond 64 bits and floats beyond binary64 come as the string of their digits, so that no later
+    stage rounds them. Raises ValueError for everything that is not such an object.
+    """
+    if _LONG_DIGITS.search(body) is None:
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            value = _parse_slowly(body)
+    else:
+        value = _parse_slowly(body)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    # Why the two counts: a body with at most 64 brackets can't be nested deeper, and most have fewer.
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    return value
+
+
+def json_text(body: bytes) -> bytes:
+    """Return *body* without a byte order mark, as it may stand inside another JSON text."""
+    return body.removeprefix(_BOM)
+
+
+def one_line(body: bytes) -> bytes:
+    """Return the JSON text *body* on one line.
+
+    Exact: JSON forbids raw line breaks inside strings, so each one stands between tokens.
+    """
+    return body.replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+def without_nul(body: bytes) -> bytes:
+    """Return the JSON text *body* with escaped NUL and lone surrogates replaced by U+FFFD.
+
+    PostgreSQL's jsonb refuses both. Source: postgresql.org/docs/15/datatype-json.html, section 8.14.
+    """
+    if b"\\u" not in body:
+        return body
+    out: list[bytes] = []
+    done = 0
+    pending = -1  # where in *out* an unpaired high surrogate stands, directly before this escape
+    pending_end = -1
+    for match in _ESCAPES.finditer(body):
+        digits = match[1]
+        code = int(digits, 16) if digits else -1
+        out.append(body[done : match.start()])
+        done = match.end()
+        out.append(match[0])
+        if 0xDC00 <= code < 0xE000 and pending >= 0 and pending_end == match.start():
+            out[pending] = body[pending_end - 6 : pending_end]
+            pending = -1
+            continue
+        pending = -1
+        if code == 0 or 0xD800 <= code < 0xE000:
+            out[-1] = b"\\ufffd"
+            if 0xD800 <= code < 0xDC00:
+                pending, pending_end = len(out) - 1, match.end()
+    out.append(body[done:])
+    return b"".join(out)
+
+
+def iso_time(time_ms: int) -> str:
+    """Return *time_ms* (Unix, milliseconds) as RFC 3339 in UTC: ``2022-12-09T08:26:54.123Z``."""
+    text = (_EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def is_time(time_ms: int) -> bool:
+    """Say whether *time_ms* is after 1970 and can be written as RFC 3339."""
+    return 0 < time_ms <= _MAX_TIME_MS
+
+
+def _parse_slowly(body: bytes) -> Any:
+    try:
+        text = json_text(body).decode("utf-8")
+        value = json.loads(
+            text, parse_int=_exact_int, parse_float=_exact_float, parse_constant=_refuse_constant
+        )
+        return _without_surrogates(value) if "\\u" in text or "\\U" in text else value
+    except (RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(type(error).__name__) from error
+
+
+def _exact_int(digits: str) -> int | str:
+    if len(digits) > 20:  # Why: int() of thousands of digits is slow, and refused above 4,300
+        return digits
+    value = int(digits)
+    return value if -(2**63) <= value < 2**64 else digits
+
+
+def _exact_float(digits: str) -> float | str:
+    value = float(digits)
+    return digits if value in (float("inf"), float("-inf")) else value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SURROGATES.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return value
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for item in level
+            for inner in (item.values() if isinstance(item, dict) else item)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True

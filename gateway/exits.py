@@ -1,0 +1,76 @@
+"""Member exits as rows: who left which group, by whom, how, when. Shared by the sinks that keep the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from gateway.event import Event
+
+EXIT_TYPE = "im.group.member.exited"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberExit:
+    """One member of one exit event. ``(source, event_id, member_no)`` is unique."""
+
+    source: str
+    event_id: str
+    member_no: int
+    """Place in the event's list of members, from 0."""
+    app_id: str
+    group_id: str
+    group_type: str | None
+    member: str
+    operator: str | None
+    exit_type: str | None
+    time_ms: int
+    """When it happened (Unix, ms); the time of receipt where the callback carries none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitsQuery:
+    """Which exits to read; None means any. Newest first, at most ``limit`` rows."""
+
+    group: str | None = None
+    member: str | None = None
+    operator: str | None = None
+    app: str | None = None
+    since_ms: int | None = None
+    """Inclusive."""
+    until_ms: int | None = None
+    """Exclusive."""
+    limit: int = 100
+
+
+def member_exits(event: Event) -> list[MemberExit]:
+    """Return one row per member of *event*, or nothing when it is of another type.
+
+    Raises ValueError (KeyError, TypeError included) for an event that has our type but not our shape.
+    """
+    if event.type != EXIT_TYPE:
+        return []
+    data = event.data
+    members = data.get("members", [])
+    if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
+        raise ValueError("members is not a list of strings")
+    time_ms = round(datetime.fromisoformat(str(event.attributes["time"])).timestamp() * 1000)
+    return [
+        MemberExit(
+            source=event.source,
+            event_id=event.id,
+            member_no=number,
+            app_id=event.app_id,
+            group_id=str(data.get("group_id", "")),
+            group_type=_text(data.get("group_type")),
+            member=member,
+            operator=_text(data.get("operator")),
+            exit_type=_text(data.get("exit_type")),
+            time_ms=time_ms,
+        )
+        for number, member in enumerate(members)
+    ]
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

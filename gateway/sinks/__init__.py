@@ -1,0 +1,38 @@
+"""What a worker asks of a sink; one file a kind beside this one. Stages import only this protocol.
+
+A sink owns its connection. It knows no broker, no attempts and no other sink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+from gateway.errors import Poison, Unavailable
+from gateway.event import Event
+
+Effect = Literal["once", "at_least_once"]
+Failures = Mapping[int, Poison | Unavailable]
+
+
+class Sink(Protocol):
+    """Where events end up. The worker calls ``open`` before the first write and after every Unavailable."""
+
+    effect: Effect
+    """``once``: an event that comes again changes nothing. ``at_least_once``: it may leave a second trace."""
+
+    async def open(self) -> None:
+        """Connect, create and migrate what is needed; safe to call again. Raises Unavailable."""
+        ...
+
+    async def write(self, events: Sequence[Event]) -> Failures:
+        """Make *events* durable; on return every event not named in the result is durable here.
+
+        The result maps an index to Poison (this event can never be written) or Unavailable (this one event
+        later). Raising Unavailable means: unknown which were written, all come again.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give everything back; safe to call when never opened."""
+        ...

@@ -1,0 +1,168 @@
+"""Names and shapes of the broker objects, as data: what stands where, and which event goes to which sink.
+
+Queue arguments are final in RabbitMQ (a redeclare with others is refused), so they are fixed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+Arguments = Mapping[str, str | int]
+
+DELIVERY_LIMIT = 1_000_000
+"""Returns after which a quorum queue drops an event: never reached, and never absent (4.x drops after 20)."""
+UNROUTED_BYTES = 256 * 1024 * 1024
+UNROUTED_TTL_MS = 7 * 24 * 3600 * 1000
+RETRY_DELAYS_S = (5, 30, 300, 1800, 7200)
+"""The delay before attempt 2, 3, …; the last one for all further attempts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    name: str
+    kind: str
+    """``topic`` or ``fanout``."""
+    arguments: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    name: str
+    arguments: Arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """*destination* gets what *source* holds under *routing_key*."""
+
+    source: str
+    destination: str
+    routing_key: str
+    to_queue: bool
+    """False: the destination is an exchange."""
+
+
+@dataclass(frozen=True, slots=True)
+class SinkTopology:
+    """The objects of one sink."""
+
+    name: str
+    patterns: tuple[str, ...]
+    """Topic patterns over routing keys, ``im.group.#``."""
+    exchange: str
+    queue: str
+    dead: str
+
+    def retry_queue(self, delay_s: int) -> str:
+        return f"{self.queue}.retry.{delay_s}s"
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Everything that the gateway declares for one configuration."""
+
+    events: str
+    unrouted: str
+    sinks: tuple[SinkTopology, ...]
+
+    @classmethod
+    def of(cls, exchange: str, sinks: Mapping[str, tuple[str, ...]]) -> Topology:
+        """Return the topology for the exchange *exchange* and the patterns of each sink by its name.
+
+        All names derive from the exchange: ``x.events`` gives ``x.sink.…`` and ``x.unrouted``.
+        """
+        prefix = exchange.removesuffix(".events")
+        return cls(
+            events=exchange,
+            unrouted=f"{prefix}.unrouted",
+            sinks=tuple(
+                SinkTopology(
+                    name=name,
+                    patterns=patterns,
+                    exchange=f"{prefix}.sink.{name}",
+                    queue=f"{prefix}.sink.{name}",
+                    dead=f"{prefix}.sink.{name}.dead",
+                )
+                for name, patterns in sinks.items()
+            ),
+        )
+
+    def sink(self, name: str) -> SinkTopology:
+        """Return the objects of the sink *name*; KeyError when the configuration has no such sink."""
+        for sink in self.sinks:
+            if sink.name == name:
+                return sink
+        raise KeyError(name)
+
+    def exchanges(self) -> Iterator[Exchange]:
+        """Yield all exchanges, alternates before those that name them."""
+        alternate = {"alternate-exchange": self.unrouted}
+        yield Exchange(self.unrouted, "fanout")
+        yield Exchange(self.events, "topic", alternate)
+        for sink in self.sinks:
+            yield Exchange(sink.exchange, "fanout", alternate)
+
+    def queues(self) -> Iterator[Queue]:
+        """Yield all queues."""
+        bound: Arguments = {
+            "x-max-length-bytes": UNROUTED_BYTES,
+            "x-message-ttl": UNROUTED_TTL_MS,
+            "x-overflow": "drop-head",
+        }
+        # Why classic: quorum queues have no message TTL on RabbitMQ before 3.10, and this one may lose its oldest.
+        yield Queue(self.unrouted, bound)
+        for sink in self.sinks:
+            yield Queue(sink.queue, _quorum())
+            yield Queue(sink.dead, _quorum())
+            for delay_s in RETRY_DELAYS_S:
+                back: Arguments = {
+                    "x-dead-letter-exchange": sink.exchange,
+                    "x-dead-letter-strategy": "at-least-once",
+                    "x-overflow": "reject-publish",
+                }
+                yield Queue(sink.retry_queue(delay_s), {**_quorum(), **back})
+
+    def bindings(self) -> Iterator[Binding]:
+        """Yield all bindings; those of the queues come before what feeds them."""
+        yield Binding(self.unrouted, self.unrouted, "", to_queue=True)
+        for sink in self.sinks:
+            yield Binding(sink.exchange, sink.queue, "", to_queue=True)
+            for pattern in sink.patterns:
+                yield Binding(self.events, sink.exchange, pattern, to_queue=False)
+
+    def takers(self, routing_key: str) -> list[SinkTopology]:
+        """Return the sinks that get an event with *routing_key*, as the topic exchange would."""
+        return [
+            sink for sink in self.sinks if any(matches(pattern, routing_key) for pattern in sink.patterns)
+        ]
+
+
+@lru_cache(maxsize=4096)
+def matches(pattern: str, routing_key: str) -> bool:
+    """Say whether a topic exchange would route *routing_key* by *pattern* (``*`` one word, ``#`` any number).
+
+    Source: AMQP 0-9-1, section 3.1.3.3, as RabbitMQ implements it.
+    """
+    return _matches(tuple(pattern.split(".")), tuple(routing_key.split(".")))
+
+
+def retry_delay_s(attempt: int) -> int:
+    """Return the delay before the attempt after *attempt* (1 is the first)."""
+    return RETRY_DELAYS_S[min(max(attempt, 1), len(RETRY_DELAYS_S)) - 1]
+
+
+def _quorum() -> dict[str, str | int]:
+    return {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
+
+
+def _matches(pattern: tuple[str, ...], words: tuple[str, ...]) -> bool:
+    # Why a row of reachable places instead of recursion: many # in one pattern would take exponential time.
+    places = {0}
+    for part in pattern:
+        if part == "#":
+            places = set(range(min(places), len(words) + 1)) if places else places
+        else:
+            places = {at + 1 for at in places if at < len(words) and part in ("*", words[at])}
+    return len(words) in places

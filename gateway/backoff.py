@@ -20,7 +20,7 @@ class Backoff:
 
     def next_s(self) -> float:
         """Return the delay before the next try, in seconds."""
-        step_s = min(self._most_s, self._first_s * 2 ** min(self._tries, 32))
+        step_s = min(self._most_s, self._first_s * 2.0 ** min(self._tries, 32))
         self._tries += 1
         return step_s * (0.5 + self._random() / 2)
 

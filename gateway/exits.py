@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
-from gateway.event import Event
+from gateway.event import Event, is_time
 
 EXIT_TYPE = "im.group.member.exited"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def member_exits(event: Event) -> list[MemberExit]:
     members = data.get("members", [])
     if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
         raise ValueError("members is not a list of strings")
-    time_ms = round(datetime.fromisoformat(str(event.attributes["time"])).timestamp() * 1000)
+    time_ms = iso_to_ms(str(event.attributes["time"]))
     return [
         MemberExit(
             source=event.source,
@@ -70,6 +71,20 @@ def member_exits(event: Event) -> list[MemberExit]:
         )
         for number, member in enumerate(members)
     ]
+
+
+def iso_to_ms(text: str) -> int:
+    """Return the ISO 8601 date or time *text* as Unix milliseconds; without a zone it is UTC.
+
+    Raises ValueError for anything else, and for what lies before 1970 or after the year 9999.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    time_ms = (moment - _EPOCH) // timedelta(milliseconds=1)
+    if time_ms != 0 and not is_time(time_ms):
+        raise ValueError("not between the years 1970 and 9999")
+    return time_ms
 
 
 def _text(value: object) -> str | None:

@@ -37,7 +37,9 @@ class Metrics:
             "callbacks_stored", "Callbacks stored in the journal and answered, by app.", ("app",)
         )
         self.requests_hangups = self._counter(
-            "requests_hangups", "Requests whose caller was gone before the answer."
+            "requests_hangups",
+            "Requests whose caller was gone before the answer, by whether the callback was stored.",
+            ("stored",),
         )
         self.answers_late = self._counter(
             "answers_late", "Callbacks stored but answered 503: no confirm within listen.answer_deadline_ms."

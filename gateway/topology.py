@@ -111,8 +111,9 @@ class Topology:
             "x-message-ttl": UNROUTED_TTL_MS,
             "x-overflow": "drop-head",
         }
-        # Why classic: quorum queues have no message TTL on RabbitMQ before 3.10, and this one may lose its oldest.
-        yield Queue(self.unrouted, bound)
+        # Why quorum here too: a classic queue stands on one node of a cluster. While that is down, what no
+        # sink takes would be lost, or refused, which holds up every sink.
+        yield Queue(self.unrouted, {**_quorum(), **bound})
         for sink in self.sinks:
             yield Queue(sink.queue, _quorum())
             yield Queue(sink.dead, _quorum())
@@ -145,7 +146,7 @@ def matches(pattern: str, routing_key: str) -> bool:
 
     Source: AMQP 0-9-1, section 3.1.3.3, as RabbitMQ implements it.
     """
-    return _matches(tuple(pattern.split(".")), tuple(routing_key.split(".")))
+    return _matches(_words(pattern), _words(routing_key))
 
 
 def retry_delay_s(attempt: int) -> int:
@@ -155,6 +156,10 @@ def retry_delay_s(attempt: int) -> int:
 
 def _quorum() -> dict[str, str | int]:
     return {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(".")) if text else ()  # the empty key has no word, "a." has two
 
 
 def _matches(pattern: tuple[str, ...], words: tuple[str, ...]) -> bool:

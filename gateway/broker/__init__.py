@@ -60,8 +60,8 @@ class Publisher(Protocol):
         """Write *events* in order; return a future that is done when every one of them is confirmed.
 
         Returns as soon as they are written, so that several batches can be under way; waits while the
-        broker refuses to read. Futures end in the order of their batches, except after a nack. The future raises
-        Unconfirmed; send raises Unavailable when the channel is gone.
+        broker refuses to read. Futures end in the order of their batches, except after a nack. The future
+        raises Unconfirmed; send raises Unavailable when the channel is gone.
         """
         ...
 
@@ -73,9 +73,9 @@ class Consumer(Protocol):
     """
 
     async def take(self, max_events: int, max_wait_s: float) -> list[Delivery]:
-        """Wait for at least one event, then at most *max_wait_s* for more; Unavailable when the channel is gone.
+        """Wait for at least one event, then at most *max_wait_s* for more.
 
-        Cancelling a take loses nothing: what it had gathered comes out of the next take.
+        Raises Unavailable when the channel is gone. Cancelling a take loses nothing: what it had gathered comes out of the next take.
         """
         ...
 

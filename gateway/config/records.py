@@ -1,35 +1,21 @@
-"""The configuration: one YAML file, typed records, every default, and errors that name the full key path.
-
-The only module that reads the environment and YAML. It checks shapes; ``run.check`` checks what needs the
-catalogue, the broker's names and the sinks.
-"""
+"""One record a section: every default and bound. Shapes only; ``run.check`` does the rest."""
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from gateway.errors import ConfigError
-
-ENV_PREFIX = "GATEWAY__"
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/@\s:]*:)[^@/\s]*@")
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -66,10 +52,11 @@ class Listen(Section):
 
 
 class Admin(Section):
-    """The port for health and metrics."""
+    """The port for health and metrics; ``gateway work`` has one of its own."""
 
     host: str = "127.0.0.1"
     port: Port = 8081
+    worker_port: Port = 8082
     token: SecretStr = SecretStr("")
 
 
@@ -125,7 +112,7 @@ class Broker(Section):
     confirm_timeout_s: Seconds = 30
     reconnect_min_s: Seconds = 0.5
     reconnect_max_s: Seconds = 15
-    publish_batch_events: Positive = 256
+    publish_batch_events: Positive = 100
     max_unconfirmed: Positive = 2048
 
     @field_validator("url")
@@ -220,9 +207,9 @@ class Config(Section):
             for app_id, app in self.apps.items():
                 if not app.tokens and app.unsigned != "allow":
                     raise ValueError(
-                        f"apps.{app_id}.tokens: listen.host {self.listen.host} can be reached from other machines,"
-                        " and this app has no token, so anyone could send its callbacks. Add the token of the"
-                        " console's callback authentication, or say unsigned: allow"
+                        f"apps.{app_id}.tokens: listen.host {self.listen.host} can be reached from other"
+                        " machines and this app has no token, so anyone could send its callbacks. Add the"
+                        " token of the console's callback authentication, or say unsigned: allow"
                     )
         if not is_loopback(self.admin.host) and not self.admin.token.get_secret_value():
             raise ValueError(
@@ -231,140 +218,9 @@ class Config(Section):
         return self
 
 
-def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
-    """Read the YAML file *path* (None: defaults only), then ``GATEWAY__A__B=value`` from *environ*.
-
-    Raises ConfigError with one line a fault.
-    """
-    raw: Any = {}
-    name = str(path) if path else "environment"
-    if path is not None:
-        try:
-            raw = yaml.load(path.read_text("utf-8"), _Loader) or {}  # noqa: S506 - a SafeLoader subclass
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}; name another file with --config") from error
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{name}: the top level must be a mapping of sections, like 'listen:'")
-    raw = _expand(raw, environ, "")
-    _override(raw, environ)
-    try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{name}: {_explain(fault, raw)}" for fault in error.errors())) from None
-
-
-def masked(config: Config) -> dict[str, Any]:
-    """Return *config* as plain values for printing: tokens and passwords are ``***``."""
-
-    def mask(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: mask(inner) for key, inner in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [mask(inner) for inner in value]
-        return mask_url(value) if isinstance(value, str) else value
-
-    plain: dict[str, Any] = mask(config.model_dump(mode="json"))
-    for name, sink in config.sinks.items():
-        if isinstance(sink, PostgresSink):
-            plain["sinks"][name]["dsn"] = mask_url(sink.dsn.get_secret_value())
-    return plain
-
-
-def mask_url(text: str) -> str:
-    """Return *text* with the password of each URL in it replaced by ``***``."""
-    return _URL_PASSWORD.sub(r"\g<head>***@", text)
-
-
 def is_loopback(host: str) -> bool:
     """Say whether only this machine can reach a server that listens on *host*."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where YAML would silently keep the last one."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            if isinstance(key, (str, int)) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            if isinstance(key, (str, int)):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _expand(value: Any, environ: Mapping[str, str], path: str) -> Any:
-    if isinstance(value, dict):
-        # Why str(key): YAML reads an app id as a number.
-        return {str(key): _expand(inner, environ, f"{path}{key}.") for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_expand(inner, environ, f"{path}{at}.") for at, inner in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-
-    def fill(match: re.Match[str]) -> str:
-        name, default = match[1], match[2]
-        if name not in environ and default is None:
-            raise ConfigError(
-                f"{path[:-1]}: the environment has no {name}; set it, or give a default: ${{{name}:-…}}"
-            )
-        return environ.get(name) or default or ""
-
-    return _VARIABLE.sub(fill, value)
-
-
-def _override(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
-    for name, text in sorted(environ.items()):
-        if not name.startswith(ENV_PREFIX):
-            continue
-        *parents, leaf = name.removeprefix(ENV_PREFIX).lower().split("__")
-        place = raw
-        for part in parents:
-            inner = place.setdefault(part, {})
-            if inner is None:
-                inner = place[part] = {}
-            if not isinstance(inner, dict):
-                raise ConfigError(f"environment: {name}: {part} is a value and has no keys")
-            place = inner
-        try:
-            place[leaf] = yaml.safe_load(text) if text.lstrip()[:1] in ("[", "{") else text
-        except yaml.YAMLError as error:
-            raise ConfigError(f"environment: {name}: not readable as a YAML list or mapping") from error
-
-
-def _explain(fault: Any, raw: Any) -> str:
-    where = [str(part) for part in fault["loc"] if part not in ("jsonl", "sqlite", "postgres")]
-    path = ".".join(where) or "top level"
-    if fault["type"] == "extra_forbidden":
-        allowed = _keys_at(fault["loc"][:-1])
-        near = get_close_matches(where[-1], allowed, 1, 0.5)
-        hint = f"did you mean {'.'.join([*where[:-1], near[0]])}? " if near else ""
-        return f"{path}: unknown key; {hint}Allowed here: {', '.join(allowed)}"
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error" and message.startswith(("apps.", "admin.")):
-        return message
-    secret = any(word in path for word in ("token", "dsn", "url"))
-    value = fault.get("input")
-    shown = "" if secret or isinstance(value, (dict, list)) else f" (it is {value!r})"
-    return f"{path}: {message[0].lower()}{message[1:]}{shown}"
-
-
-def _keys_at(location: tuple[Any, ...]) -> list[str]:
-    kinds: dict[str, type[Section]] = {"jsonl": JsonlSink, "sqlite": SqliteSink, "postgres": PostgresSink}
-    model: type[Section] = Config
-    for part in location:
-        if part in kinds:
-            model = kinds[str(part)]
-        elif part in Config.model_fields and model is Config:
-            model = {"listen": Listen, "admin": Admin, "apps": App, "journal": Journal, "broker": Broker}.get(
-                str(part), Log if part == "log" else Config
-            )
-    return sorted(model.model_fields)

@@ -1,0 +1,56 @@
+"""What the gateway prints when it is ready: where it listens, what it takes, where events go, what to try."""
+
+from __future__ import annotations
+
+import shlex
+
+from gateway.config import Config, JsonlSink, PostgresSink, SinkBase, SqliteSink, mask_url
+
+_SAMPLE = (
+    '{"CallbackCommand":"Group.CallbackAfterMemberExit","GroupId":"@TGS#2J4SZEAEL","Type":"Public",'
+    '"ExitType":"Kicked","Operator_Account":"leckie",'
+    '"ExitMemberList":[{"Member_Account":"jared"},{"Member_Account":"tommy"}],"EventTime":"1670574414123"}'
+)
+"""The documented sample. Source: trtc.io/document/34373."""
+
+
+def banner(config: Config, port: int, *, serves: bool, sinks: list[str]) -> str:
+    """Return the lines for the terminal; no secret is in them. *port* is the one really bound."""
+    lines = ["", "IM callback gateway is ready."]
+    if serves:
+        base = f"http://{config.listen.host}:{port}"
+        for app_id, app in config.apps.items():
+            signed = "signed callbacks" if app.tokens else "unsigned callbacks"
+            lines.append(f"  accepts     {base}{app.path}  app {app_id}, {signed}")
+        lines.append(f"  journal     {config.journal.dir}, answers leave when {config.listen.ack_after}")
+    lines.append(f"  events      {', '.join(mask_url(url) for url in config.broker.urls)}")
+    for name in sinks:
+        sink = config.sinks[name]
+        lines.append(f"  sink {name:<7}{_place(sink)}  ({', '.join(sink.events)})")
+    if serves and not sinks and config.sinks:
+        lines.append(f"  sinks       {', '.join(config.sinks)}: run `gateway work` to feed them")
+    admin_port = config.admin.port if serves else config.admin.worker_port
+    lines.append(f"  admin       http://{config.admin.host}:{admin_port}/metrics, /readyz, /livez")
+    if serves:
+        lines += ["", "Try it from another terminal:", "", _curl(config, port)]
+    return "\n".join([*lines, ""])
+
+
+def _place(sink: SinkBase) -> str:
+    if isinstance(sink, (JsonlSink, SqliteSink)):
+        return f"{sink.kind} {sink.path}"
+    return f"postgres {mask_url(sink.dsn.get_secret_value())}" if isinstance(sink, PostgresSink) else ""
+
+
+def _curl(config: Config, port: int) -> str:
+    app_id, app = next(iter(config.apps.items()))
+    host = "127.0.0.1" if config.listen.host in ("0.0.0.0", "::") else config.listen.host  # noqa: S104
+    url = (
+        f"http://{host}:{port}{app.path}?SdkAppid={app_id}&CallbackCommand=Group.CallbackAfterMemberExit"
+        "&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI"
+    )
+    data = shlex.quote(_SAMPLE)
+    if not app.tokens:
+        return f"curl -sS {shlex.quote(url)} -d {data}"
+    sign = 'T=$(date +%s); S=$(printf %s "$TOKEN$T" | sha256sum | cut -d" " -f1)'
+    return f'TOKEN=…; {sign}; curl -sS "{url}&RequestTime=$T&Sign=$S" -d {data}'

@@ -1,0 +1,195 @@
+"""The broker RabbitMQ: one connection to publish, one to consume, topology declared on every fresh start.
+
+Tested on 3.10; what is said of 4.x in the documentation rests on RabbitMQ's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import aiormq
+from aiormq.abc import DeliveredMessage
+from pamqp import commands as spec
+
+from gateway.broker import Delivery, Depth, Unconfirmed
+from gateway.broker.rabbitmq import declare
+from gateway.broker.rabbitmq.consume import ROUTING_KEY, Consumer, delivery_of
+from gateway.broker.rabbitmq.link import Link
+from gateway.broker.rabbitmq.publish import ConfirmChannel, Message, Publisher
+from gateway.config import Broker as BrokerConfig
+from gateway.errors import Unavailable
+from gateway.metrics import Metrics
+from gateway.topology import RETRY_DELAYS_S, Topology
+
+_RESCUE_BATCH = 100
+
+
+class RabbitMQ:
+    """See the protocol ``gateway.broker.Broker``."""
+
+    def __init__(self, config: BrokerConfig, topology: Topology, metrics: Metrics) -> None:
+        self._config = config
+        self._topology = topology
+        self._metrics = metrics
+        self._publish_link = Link(config, "publish", metrics)
+        self._consume_link = Link(config, "consume", metrics)
+        self._copies: Publisher | None = None
+        self._copies_lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def publisher(self) -> AsyncIterator[Publisher]:
+        """Open a publishing channel, after the topology was declared or checked."""
+        if self._config.declare == "apply":
+            await declare.apply(self._publish_link, self._topology)
+        elif self._config.declare == "check":
+            await declare.check(self._publish_link, self._topology)
+        publisher = await self._open_publisher()
+        try:
+            yield publisher
+        finally:
+            await publisher.close()
+
+    @asynccontextmanager
+    async def consumer(self, sink: str, prefetch: int) -> AsyncIterator[Consumer]:
+        """Open a consuming channel of *sink*; its objects are declared by whoever publishes."""
+        names = self._topology.sink(sink)
+        if self._config.declare == "apply":
+            await declare.apply(self._consume_link, self._topology)
+        channel = await self._consume_link.channel(aiormq.Channel, confirms=False)
+        consumer = Consumer(channel, names, self._publish_copy)
+        try:
+            await self._consume_link.guard(consumer.start(prefetch))
+            yield consumer
+        finally:
+            await consumer.close()
+
+    async def depth(self, sink: str) -> Depth:
+        names = self._topology.sink(sink)
+        channel = await self._publish_link.channel(aiormq.Channel, confirms=False)
+        try:
+            retry = [await self._count(channel, names.retry_queue(delay_s)) for delay_s in RETRY_DELAYS_S]
+            ready = await self._count(channel, names.queue)
+            return Depth(ready, None, sum(retry), await self._count(channel, names.dead))
+        finally:
+            await _close(channel)
+
+    async def peek(self, sink: str, limit: int, *, dead: bool = False) -> list[Delivery]:
+        names = self._topology.sink(sink)
+        channel = await self._consume_link.channel(aiormq.Channel, confirms=False)
+        found: list[Delivery] = []
+        try:
+            while len(found) < limit:
+                message = await self._get(channel, names.dead if dead else names.queue)
+                if message is None:
+                    break
+                found.append(delivery_of(message))
+            return found
+        finally:
+            await _close(channel)  # Why: closing puts everything back in order; a nack may not
+
+    async def unrouted(self) -> int:
+        channel = await self._publish_link.channel(aiormq.Channel, confirms=False)
+        try:
+            return await self._count(channel, self._topology.unrouted)
+        finally:
+            await _close(channel)
+
+    async def rescue(self) -> int:
+        left = await self.unrouted()
+        moved = 0
+        async with self.publisher() as publisher:
+            channel = await self._consume_link.channel(aiormq.Channel, confirms=False)
+            try:
+                while left > 0:
+                    taken = await self._rescue_batch(channel, publisher, min(left, _RESCUE_BATCH))
+                    if not taken:
+                        break
+                    moved += taken
+                    left -= taken
+            finally:
+                await _close(channel)
+        return moved
+
+    async def foreign_queues(self) -> list[str]:
+        return await declare.foreign_queues(self._config, self._topology)
+
+    async def apply(self) -> None:
+        """Declare everything now, whatever ``broker.declare`` says."""
+        await declare.apply(self._publish_link, self._topology)
+
+    async def check(self) -> str:
+        connection = await self._publish_link.get()
+        version = str(connection.server_properties.get("version", "of unknown version"))
+        absent = await declare.missing(self._publish_link, self._topology)
+        if absent and self._config.declare != "apply":
+            raise Unavailable(
+                "missing", f"these do not exist: {', '.join(absent)}. Declare them: gateway topology apply"
+            )
+        objects = f"{len(absent)} objects will be declared at start" if absent else "all objects stand"
+        return f"RabbitMQ {version} takes the connection, {objects}"
+
+    async def close(self) -> None:
+        if self._copies is not None:
+            await self._copies.close()
+        await self._consume_link.close()
+        await self._publish_link.close()
+
+    async def _open_publisher(self) -> Publisher:
+        channel = await self._publish_link.channel(ConfirmChannel, confirms=True)
+        assert isinstance(channel, ConfirmChannel)
+        return Publisher(channel, self._config, self._topology.events, self._metrics)
+
+    async def _publish_copy(self, message: Message) -> None:
+        """Return once *message* is confirmed; Unconfirmed or Unavailable otherwise."""
+        async with self._copies_lock:
+            if self._copies is None or self._copies.is_closed:
+                self._copies = await self._open_publisher()
+            publisher = self._copies
+        await (await publisher.send_messages([message]))
+
+    async def _rescue_batch(self, channel: aiormq.Channel, publisher: Publisher, size: int) -> int:
+        messages: list[DeliveredMessage] = []
+        while len(messages) < size:
+            message = await self._get(channel, self._topology.unrouted)
+            if message is None:
+                break
+            messages.append(message)
+        if not messages:
+            return 0
+        copies = [_copy(self._topology.events, message) for message in messages]
+        await (await publisher.send_messages(copies))
+        last = messages[-1].delivery_tag or 0
+        await self._consume_link.guard(channel.basic_ack(last, multiple=True))
+        return len(messages)
+
+    async def _get(self, channel: aiormq.Channel, queue: str) -> DeliveredMessage | None:
+        message = await self._consume_link.guard(channel.basic_get(queue))
+        return None if isinstance(message.delivery, spec.Basic.GetEmpty) else message
+
+    async def _count(self, channel: aiormq.Channel, queue: str) -> int:
+        declared = await self._publish_link.guard(channel.queue_declare(queue, passive=True))
+        return declared.message_count or 0
+
+
+def _copy(exchange: str, message: DeliveredMessage) -> Message:
+    delivery = delivery_of(message)
+    headers = {name: value for name, value in delivery.headers.items() if name != ROUTING_KEY}
+    return Message(
+        exchange=exchange,
+        routing_key=delivery.routing_key,
+        body=delivery.body,
+        headers=headers,
+        message_id=delivery.message_id,
+        type=message.header.properties.message_type or "",
+    )
+
+
+async def _close(channel: aiormq.Channel) -> None:
+    with suppress(Unavailable, OSError, RuntimeError, aiormq.exceptions.AMQPError):
+        if not channel.is_closed:
+            await channel.close()
+
+
+__all__ = ["RabbitMQ", "Unconfirmed"]

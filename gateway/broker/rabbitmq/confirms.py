@@ -1,0 +1,63 @@
+"""Which publishes wait for their confirm, by delivery tag: acknowledged, refused, returned, lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from gateway.broker import Unconfirmed
+
+
+@dataclass(slots=True)
+class Batch:
+    """Publishes written together; the future is done when none of their tags is pending."""
+
+    future: asyncio.Future[None]
+    pending: set[int]
+    last_tag: int
+    sent_s: float
+    failure: str = ""
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class UnconfirmedBatches:
+    """Batches that wait for confirms, oldest first. Bound: the forwarder's max_unconfirmed events."""
+
+    batches: deque[Batch] = field(default_factory=deque)
+
+    def settle(self, tag: int, *, is_multiple: bool, failure: str = "") -> None:
+        for batch in self.batches:
+            settled = {one for one in batch.pending if one <= tag} if is_multiple else {tag} & batch.pending
+            if settled:
+                batch.pending -= settled
+                batch.failure = batch.failure or failure
+            if batch.last_tag >= tag:
+                break
+        self._resolve()
+
+    def mark(self, tag: int, failure: str, detail: str) -> None:
+        """Note that *tag* came back; the acknowledgement that follows does not make it good."""
+        for batch in self.batches:
+            if tag in batch.pending:
+                batch.failure = batch.failure or failure
+                batch.detail = detail
+
+    def fail_all(self, reason: str, detail: str) -> None:
+        for batch in self.batches:
+            batch.pending.clear()
+            batch.failure = batch.failure or reason
+            batch.detail = batch.detail or detail
+        self._resolve()
+
+    def _resolve(self) -> None:
+        for batch in self.batches:
+            if not batch.pending and not batch.future.done():
+                if batch.failure:
+                    batch.future.set_exception(Unconfirmed(batch.failure, batch.detail))
+                    batch.future.exception()  # Why: read once, whether or not the owner still looks
+                else:
+                    batch.future.set_result(None)
+        while self.batches and not self.batches[0].pending:
+            self.batches.popleft()

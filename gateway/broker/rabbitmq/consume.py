@@ -1,0 +1,166 @@
+"""Taking events of one sink from its quorum queue, in batches; settled by acknowledgement only.
+
+Events go back by closing the channel, never by nack: on RabbitMQ 3.10 a nack may move them to the tail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
+
+import aiormq
+import pamqp.frame
+from aiormq import exceptions as amqp
+from aiormq.abc import ChannelFrame, DeliveredMessage
+from pamqp import commands as spec
+
+from gateway.broker import Delivery
+from gateway.broker.rabbitmq.link import explain
+from gateway.broker.rabbitmq.publish import PUBLISH_TAG, Message
+from gateway.errors import Unavailable
+from gateway.topology import SinkTopology, retry_delay_s
+
+ATTEMPT = "attempt"
+ROUTING_KEY = "routing-key"
+_log = logging.getLogger(__name__)
+PublishCopy = Callable[[Message], Awaitable[None]]
+
+
+class Consumer:
+    """See the protocol. Bound: at most *prefetch* deliveries in memory."""
+
+    def __init__(self, channel: aiormq.Channel, sink: SinkTopology, publish_copy: PublishCopy) -> None:
+        """Take *publish_copy*, which returns once a copy is confirmed."""
+        self._channel = channel
+        self._sink = sink
+        self._publish_copy = publish_copy
+        self._buffer: deque[Delivery] = deque()
+        self._unsettled: OrderedDict[int, None] = OrderedDict()
+        self._arrived = asyncio.Event()
+        self._lost: Unavailable | None = None
+        channel.on_consumer_cancel_callbacks.add(self._on_cancel)
+        self._closing = channel.closing
+        self._closing.add_done_callback(self._on_closed)
+
+    async def start(self, prefetch: int) -> None:
+        """Ask the broker for deliveries."""
+        await self._channel.basic_qos(prefetch_count=prefetch)
+        await self._channel.basic_consume(self._sink.queue, self._on_message)
+
+    async def take(self, max_events: int, max_wait_s: float) -> list[Delivery]:
+        await self._wait_for(1)
+        if len(self._buffer) < max_events and max_wait_s > 0:
+            try:
+                async with asyncio.timeout(max_wait_s):
+                    await self._wait_for(max_events)
+            except TimeoutError:
+                pass
+        return [self._buffer.popleft() for _ in range(min(max_events, len(self._buffer)))]
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        tags = {delivery.tag for delivery in deliveries}
+        if not tags:
+            return
+        self._raise_if_lost()
+        oldest = set(islice(self._unsettled, len(tags)))
+        # Why: one frame settles all when nothing older stays open, the common case.
+        frames = (
+            [spec.Basic.Ack(delivery_tag=max(tags), multiple=True)]
+            if oldest == tags
+            else [spec.Basic.Ack(delivery_tag=tag) for tag in sorted(tags)]
+        )
+        payload = b"".join(pamqp.frame.marshal(frame, self._channel.number) for frame in frames)
+        for tag in tags:
+            self._unsettled.pop(tag, None)
+        await self._channel.write_queue.put(ChannelFrame(payload=payload, should_close=False))
+
+    async def retry(self, delivery: Delivery, reason: str) -> None:
+        delay_s = retry_delay_s(delivery.attempt)
+        headers = {**delivery.headers, ATTEMPT: delivery.attempt + 1, "reason": reason}
+        await self._move(delivery, self._sink.retry_queue(delay_s), headers, delay_s * 1000)
+
+    async def park(self, delivery: Delivery, reason: str) -> None:
+        parked_ms = time.time_ns() // 1_000_000
+        headers = {
+            **delivery.headers, ATTEMPT: delivery.attempt, "reason": reason, "parked_ms": parked_ms,
+        }  # fmt: skip
+        await self._move(delivery, self._sink.dead, headers, None)
+
+    async def close(self) -> None:
+        """Close the channel: what is not settled goes back to the queue, in order."""
+        self._lose(Unavailable("closed", "the consumer was closed"))
+        if not self._channel.is_closed:
+            try:
+                async with asyncio.timeout(5):
+                    await self._channel.close()
+            except (amqp.AMQPError, OSError, RuntimeError, TimeoutError) as error:
+                _log.debug("Closing a consuming channel: %s", type(error).__name__)
+
+    async def _move(
+        self, delivery: Delivery, queue: str, headers: dict[str, str | int], expiration_ms: int | None
+    ) -> None:
+        self._raise_if_lost()
+        copy = Message(
+            exchange="",
+            routing_key=queue,
+            body=delivery.body,
+            headers={**headers, ROUTING_KEY: delivery.routing_key},
+            message_id=delivery.message_id,
+            expiration_ms=expiration_ms,
+        )
+        await self._publish_copy(copy)
+        await self.ack([delivery])
+
+    async def _wait_for(self, count: int) -> None:
+        while len(self._buffer) < count:
+            self._raise_if_lost()
+            self._arrived.clear()
+            await self._arrived.wait()
+        self._raise_if_lost()
+
+    def _raise_if_lost(self) -> None:
+        if self._lost is not None:
+            raise Unavailable(self._lost.reason, self._lost.detail)
+
+    async def _on_message(self, message: DeliveredMessage) -> None:
+        delivery = delivery_of(message)
+        self._unsettled[delivery.tag] = None
+        self._buffer.append(delivery)
+        self._arrived.set()
+
+    def _on_cancel(self, frame: spec.Basic.Cancel) -> None:
+        self._lose(Unavailable("cancelled", f"RabbitMQ ended the consumer: was {self._sink.queue} deleted?"))
+
+    def _on_closed(self, closing: asyncio.Future[object]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        self._lose(explain(error or amqp.ChannelClosed(0, "closed")))
+
+    def _lose(self, why: Unavailable) -> None:
+        self._lost = self._lost or why
+        self._buffer.clear()
+        self._unsettled.clear()
+        self._arrived.set()
+
+
+def delivery_of(message: DeliveredMessage) -> Delivery:
+    """Return *message* as a Delivery; headers that are not ours (lists, tables, dates) are left out."""
+    raw = message.header.properties.headers or {}
+    headers: dict[str, str | int] = {
+        name: value
+        for name, value in raw.items()
+        if isinstance(value, (str, int)) and not name.startswith("x-") and name != PUBLISH_TAG
+    }
+    attempt = headers.pop(ATTEMPT, 1)
+    routing_key = headers.pop(ROUTING_KEY, None) or message.routing_key or ""
+    return Delivery(
+        body=message.body,
+        attempt=attempt if isinstance(attempt, int) and attempt > 0 else 1,
+        tag=message.delivery_tag or 0,
+        message_id=message.header.properties.message_id or "",
+        routing_key=str(routing_key),
+        headers=headers,
+    )

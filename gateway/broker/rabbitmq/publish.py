@@ -1,0 +1,214 @@
+"""Publishing in batches over one channel: prepared frames, one write a batch, confirms counted here.
+
+Replaces aiormq's own handling of confirms and returns: that matches a return by message id, which several
+publishes share, and takes the acknowledgement that follows a return for success.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+
+import aiormq
+import pamqp.frame
+from aiormq import exceptions as amqp
+from aiormq.abc import ChannelFrame
+from pamqp import commands as spec
+from pamqp.base import Frame
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
+
+from gateway.broker.rabbitmq.confirms import Batch, UnconfirmedBatches
+from gateway.broker.rabbitmq.link import explain
+from gateway.config import Broker as BrokerConfig
+from gateway.errors import Unavailable
+from gateway.event import Event
+from gateway.metrics import Metrics
+
+PUBLISH_TAG = "publish-tag"
+"""Header unique per publish on a channel: its delivery tag. A returned message is known by it."""
+
+_log = logging.getLogger(__name__)
+_REJECTIONS = (
+    amqp.ChannelPreconditionFailed,
+    amqp.ConnectionSyntaxError,
+    amqp.ConnectionFrameError,
+    amqp.ConnectionUnexpectedFrame,
+    amqp.ConnectionInternalError,
+)
+_REJECTION_CODES = (311, 541)  # content too large; internal error
+_TICK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message to publish; ``headers`` are application headers."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    headers: dict[str, str | int]
+    message_id: str = ""
+    type: str = ""
+    expiration_ms: int | None = None
+
+
+class ConfirmChannel(aiormq.Channel):
+    """A channel in confirm mode whose acknowledgements, refusals and returns go to ``unconfirmed``."""
+
+    unconfirmed: UnconfirmedBatches | None = None
+
+    async def _on_confirm_frame(self, frame: spec.Basic.Ack | spec.Basic.Nack) -> None:
+        failure = "nacked" if isinstance(frame, spec.Basic.Nack) else ""
+        if self.unconfirmed is not None:
+            self.unconfirmed.settle(
+                frame.delivery_tag or 0, is_multiple=bool(frame.multiple), failure=failure
+            )
+
+    async def _on_return_frame(self, frame: spec.Basic.Return) -> None:
+        header = await self._get_frame()
+        if not isinstance(header, ContentHeader):
+            raise amqp.InvalidFrameError(header)
+        await self._read_content(frame, header)
+        tag = (header.properties.headers or {}).get(PUBLISH_TAG)
+        if self.unconfirmed is not None and isinstance(tag, int):
+            detail = f"no queue takes what exchange {frame.exchange or '(default)'} holds"
+            self.unconfirmed.mark(tag, "returned", detail)
+
+
+class Publisher:
+    """The forwarder's Publisher, and the one that copies are parked, retried and rescued by."""
+
+    def __init__(
+        self, channel: ConfirmChannel, config: BrokerConfig, exchange: str, metrics: Metrics
+    ) -> None:
+        self._channel = channel
+        self._config = config
+        self._exchange = exchange
+        self._metrics = metrics
+        self._tag = 0
+        self._is_broken = False
+        self._unconfirmed = channel.unconfirmed = UnconfirmedBatches()
+        self._lock = asyncio.Lock()
+        self._watch = asyncio.ensure_future(self._watch_deadlines())
+        self._closing = channel.closing
+        self._closing.add_done_callback(self._on_closed)
+
+    @property
+    def is_closed(self) -> bool:
+        """The channel is gone; a new publisher is needed."""
+        return self._is_broken or self._closing.done() or bool(self._channel.is_closed)
+
+    async def send(self, events: Sequence[Event]) -> asyncio.Future[None]:
+        """Publish *events* to the events exchange; see the protocol."""
+        return await self.send_messages(
+            [
+                Message(
+                    exchange=self._exchange,
+                    routing_key=event.routing_key,
+                    body=event.body,
+                    headers={"partitionkey": event.partition_key},
+                    message_id=event.id,
+                    type=event.type,
+                )
+                for event in events
+            ]
+        )
+
+    async def send_messages(self, messages: Sequence[Message]) -> asyncio.Future[None]:
+        """Write *messages* in order; return the future of all their confirms. Raises Unavailable."""
+        async with self._lock:  # Why: tags are counted, so frames must be queued in the order of their tags
+            await self._wait_until_ready()
+            first = self._tag + 1
+            self._tag += len(messages)
+            batch = Batch(
+                asyncio.get_running_loop().create_future(), set(range(first, self._tag + 1)), self._tag,
+                time.monotonic(),
+            )  # fmt: skip
+            payload = b"".join(self._frames(message, first + at) for at, message in enumerate(messages))
+            self._unconfirmed.batches.append(batch)
+            frame = ChannelFrame(payload=payload, should_close=False)
+            try:
+                # Why with the closing future: the queue is never emptied once the connection is gone.
+                await self._or_closed(self._channel.write_queue.put(frame))
+            except BaseException:
+                self._is_broken = True  # tags are counted that were never sent
+                raise
+            return batch.future
+
+    async def close(self) -> None:
+        """Close the channel; what is unconfirmed fails with ``closed``."""
+        self._watch.cancel()
+        self._unconfirmed.fail_all("closed", "the channel was closed")
+        if not self._channel.is_closed:
+            try:
+                async with asyncio.timeout(5):
+                    await self._channel.close()
+            except (amqp.AMQPError, OSError, RuntimeError, TimeoutError) as error:
+                _log.debug("Closing a publishing channel: %s", type(error).__name__)
+
+    async def _wait_until_ready(self) -> None:
+        """Return once the broker reads publishes; while it refuses to (an alarm), nothing is written."""
+        await self._or_closed(self._channel.connection.ready())
+
+    async def _or_closed(self, call: Coroutine[object, object, object]) -> None:
+        task = asyncio.ensure_future(call)
+        try:
+            await asyncio.wait((task, self._closing), return_when=asyncio.FIRST_COMPLETED)
+            if self._closing.done():
+                raise self._lost()
+            task.result()
+        finally:
+            task.cancel()
+
+    def _lost(self) -> Unavailable:
+        error = None if self._closing.cancelled() else self._closing.exception()
+        return explain(error or amqp.ChannelClosed(0, "closed"))
+
+    def _on_closed(self, closing: asyncio.Future[object]) -> None:
+        self._watch.cancel()
+        error = None if closing.cancelled() else closing.exception()
+        is_rejection = isinstance(error, _REJECTIONS) or _code(error) in _REJECTION_CODES
+        self._unconfirmed.fail_all("rejected" if is_rejection else "closed", self._lost().detail)
+
+    async def _watch_deadlines(self) -> None:
+        """Fail everything once the oldest batch has waited too long; time while blocked does not count."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            is_blocked = await self._is_blocked()
+            self._metrics.broker_blocked.set(is_blocked)
+            for batch in self._unconfirmed.batches:
+                batch.sent_s += _TICK_S if is_blocked else 0.0
+            oldest = self._unconfirmed.batches[0] if self._unconfirmed.batches else None
+            if oldest and time.monotonic() - oldest.sent_s > self._config.confirm_timeout_s:
+                detail = f"no confirm within broker.confirm_timeout_s ({self._config.confirm_timeout_s:g} s)"
+                self._unconfirmed.fail_all("deadline", detail)
+
+    async def _is_blocked(self) -> bool:
+        ready = asyncio.ensure_future(self._channel.connection.ready())
+        await asyncio.wait((ready,), timeout=0.01)
+        return ready.cancel()
+
+    def _frames(self, message: Message, tag: int) -> bytes:
+        properties = spec.Basic.Properties(
+            content_type="application/cloudevents+json",
+            delivery_mode=2,
+            message_id=message.message_id or None,
+            message_type=message.type or None,
+            headers={**message.headers, PUBLISH_TAG: tag},
+            expiration=None if message.expiration_ms is None else str(message.expiration_ms),
+        )
+        frames: list[Frame | ContentHeader | ContentBody] = [
+            spec.Basic.Publish(exchange=message.exchange, routing_key=message.routing_key, mandatory=True),
+            ContentHeader(properties=properties, body_size=len(message.body)),
+        ]
+        most = self._channel.max_content_size
+        frames += [ContentBody(message.body[at : at + most]) for at in range(0, len(message.body), most)]
+        return b"".join(pamqp.frame.marshal(frame, self._channel.number) for frame in frames)
+
+
+def _code(error: BaseException | None) -> object:
+    return error.args[0] if error is not None and error.args else None

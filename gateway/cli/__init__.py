@@ -1,0 +1,148 @@
+"""The commands. Each one loads the configuration, calls one function, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gateway import __version__
+from gateway import run as wiring
+from gateway.cli import check as checking
+from gateway.cli import exits as rendering
+from gateway.cli import topology
+from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config, run_async
+from gateway.config import Config, PostgresSink, SqliteSink
+from gateway.errors import ConfigError
+from gateway.exits import ExitsQuery, MemberExit
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Durable ingress for Tencent Cloud Chat (IM) callbacks.",
+)
+app.add_typer(topology.app, name="topology")
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(config: ConfigOption = None) -> None:
+    """Receiver, forwarder and workers in one process: the quick start."""
+    _run(config, serves=True, works=True)
+
+
+@app.command()
+def serve(config: ConfigOption = None) -> None:
+    """Receiver and forwarder: callbacks to the broker."""
+    _run(config, serves=True, works=False)
+
+
+@app.command()
+def work(
+    config: ConfigOption = None,
+    sink: Annotated[str | None, typer.Option(help="Only this sink; all by default.")] = None,
+) -> None:
+    """Workers: events from the broker to the sinks."""
+    _run(config, serves=False, works=True, only_sink=sink)
+
+
+@app.command()
+def check(
+    config: ConfigOption = None,
+    connect: Annotated[bool, typer.Option(help="Also try the broker and each sink.")] = False,
+) -> None:
+    """Print the configuration in force, secrets masked; exit code 2 when it is wrong."""
+    with exit_codes():
+        loaded = load_config(config)
+        checking.show(loaded)
+        if connect and not run_async(checking.connect(loaded)):
+            raise typer.Exit(EXIT_FAULT)
+
+
+@app.command()
+def exits(
+    config: ConfigOption = None,
+    group: Annotated[str | None, typer.Option(help="Only this group, for example '@TGS#2J4SZEAEL'.")] = None,
+    member: Annotated[str | None, typer.Option(help="Only this member.")] = None,
+    operator: Annotated[str | None, typer.Option(help="Only exits by this operator.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="From this time on: 2026-01-31, 2026-01-31T08:00, 2h, 7d.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Before this time.")] = None,
+    app_id: Annotated[str | None, typer.Option("--app", help="Only this app (SDKAppID).")] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="At most so many rows, newest first.")
+    ] = 100,
+    sink: Annotated[
+        str | None, typer.Option(help="Read from this sink; the first database by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array instead of a table.")] = False,
+) -> None:
+    """Who left which group, who removed them, how and when."""
+    with exit_codes():
+        loaded = load_config(config)
+        now_ms = time.time_ns() // 1_000_000
+        query = ExitsQuery(
+            group=group,
+            member=member,
+            operator=operator,
+            app=app_id,
+            since_ms=_time("--since", since, now_ms),
+            until_ms=_time("--until", until, now_ms),
+            limit=limit,
+        )
+        found = run_async(_read_exits(_database(loaded, sink), query))
+        if as_json:
+            typer.echo(rendering.render_json(found))
+        else:
+            rendering.render_table(found, Console())
+
+
+def _run(path: ConfigOption, *, serves: bool, works: bool, only_sink: str | None = None) -> None:
+    with exit_codes():
+        config = load_config(path)
+        if only_sink is not None and only_sink not in config.sinks:
+            known = ", ".join(config.sinks) or "none"
+            raise ConfigError(f"--sink: the configuration has no sink {only_sink!r}; it has: {known}")
+        if works and not serves and not config.sinks:
+            raise ConfigError("sinks: none is configured, so there is nothing to work on")
+        raise typer.Exit(wiring.run(config, serves=serves, works=works, only_sink=only_sink))
+
+
+def _time(option: str, text: str | None, now_ms: int) -> int | None:
+    try:
+        return None if text is None else rendering.parse_time(text, now_ms)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from error
+
+
+def _database(config: Config, name: str | None) -> SqliteSink | PostgresSink:
+    found = {key: sink for key, sink in config.sinks.items() if isinstance(sink, (SqliteSink, PostgresSink))}
+    if name is not None and name not in found:
+        raise ConfigError(
+            f"--sink: {name!r} is no sqlite or postgres sink; there are: {', '.join(found) or 'none'}"
+        )
+    if not found:
+        raise ConfigError(
+            "sinks: exits are kept by a sink of kind sqlite or postgres, and none is configured"
+        )
+    return found[name] if name is not None else next(iter(found.values()))
+
+
+async def _read_exits(sink: SqliteSink | PostgresSink, query: ExitsQuery) -> list[MemberExit]:
+    if isinstance(sink, SqliteSink):
+        from gateway.sinks.sqlite import read_exits as read_sqlite
+
+        return await read_sqlite(sink, query)
+    from gateway.sinks.postgres import read_exits as read_postgres
+
+    return await read_postgres(sink, query)

@@ -1,0 +1,108 @@
+"""``gateway topology``: what stands on the broker for this configuration, and moving unrouted events back."""
+
+from __future__ import annotations
+
+import typer
+
+from gateway import build
+from gateway.broker import Broker
+from gateway.cli.common import ConfigOption, exit_codes, load_config, run_async
+from gateway.config import Config
+from gateway.errors import ConfigError, Unavailable
+from gateway.metrics import Metrics
+from gateway.topology import Topology
+
+app = typer.Typer(no_args_is_help=True, help="The exchanges, queues and bindings of this configuration.")
+
+
+@app.command()
+def show(config: ConfigOption = None) -> None:
+    """Print the broker objects, and queues bound to them that no sink of the configuration reads."""
+    with exit_codes():
+        loaded = load_config(config)
+        _print_objects(build.topology_of(loaded))
+        run_async(_print_foreign(loaded))
+
+
+@app.command()
+def apply(config: ConfigOption = None) -> None:
+    """Declare everything, whatever broker.declare says; for a user with configure rights."""
+    with exit_codes():
+        loaded = load_config(config)
+        if loaded.broker.embedded_path is not None:
+            raise ConfigError("broker.url: the embedded broker needs no declaring")
+        forced = loaded.model_copy(update={"broker": loaded.broker.model_copy(update={"declare": "apply"})})
+        run_async(_apply(forced))
+        typer.echo("All exchanges, queues and bindings stand.")
+
+
+@app.command()
+def rescue(config: ConfigOption = None) -> None:
+    """Publish what stands in the unrouted queue again: a sink added since gets its events."""
+    with exit_codes():
+        loaded = load_config(config)
+        moved, left = run_async(_rescue(loaded))
+        typer.echo(f"{moved} events were published again; {left} stand in the unrouted queue now.")
+
+
+async def _apply(config: Config) -> None:
+    broker = build.make_broker(config, Metrics())
+    try:
+        async with broker.publisher():
+            return
+    finally:
+        await broker.close()
+
+
+async def _rescue(config: Config) -> tuple[int, int]:
+    broker = build.make_broker(config, Metrics())
+    try:
+        return await broker.rescue(), await broker.unrouted()
+    finally:
+        await broker.close()
+
+
+async def _print_foreign(config: Config) -> None:
+    broker = build.make_broker(config, Metrics())
+    try:
+        await _print_depths(broker, config)
+        foreign = await broker.foreign_queues()
+    except Unavailable as fault:
+        typer.secho(f"\nWhat stands there can't be told: {fault.detail}", fg=typer.colors.YELLOW)
+        return
+    finally:
+        await broker.close()
+    for name in foreign:
+        typer.secho(
+            f"! {name} gets our events though no sink of this configuration reads it: delete it, unbind it,"
+            " or list it under broker.ignore",
+            fg=typer.colors.YELLOW,
+        )
+    if not foreign:
+        typer.echo("\nNo other queue is bound to these exchanges.")
+
+
+async def _print_depths(broker: Broker, config: Config) -> None:
+    typer.echo("\nwaiting")
+    for name in config.sinks:
+        depth = await broker.depth(name)
+        typer.echo(f"  {name}: {depth.ready} ready, {depth.retry} in retry, {depth.dead} parked")
+    typer.echo(f"  unrouted: {await broker.unrouted()}\n")
+
+
+def _print_objects(topology: Topology) -> None:
+    typer.echo("exchanges")
+    for exchange in topology.exchanges():
+        typer.echo(f"  {exchange.name} ({exchange.kind}){_arguments(exchange.arguments)}")
+    typer.echo("queues")
+    for queue in topology.queues():
+        typer.echo(f"  {queue.name}{_arguments(queue.arguments)}")
+    typer.echo("bindings")
+    for binding in topology.bindings():
+        key = f" [{binding.routing_key}]" if binding.routing_key else ""
+        typer.echo(f"  {binding.source} -> {binding.destination}{key}")
+
+
+def _arguments(arguments: object) -> str:
+    pairs = dict(arguments) if isinstance(arguments, dict) else {}
+    return "  " + ", ".join(f"{name}={value}" for name, value in pairs.items()) if pairs else ""

@@ -1,0 +1,219 @@
+"""The stage that brings callbacks from the journal to the broker, in order, and moves the cursor.
+
+One loop for everything: normal running, a broker outage and the start after a crash all read what stands
+after the cursor, publish it, and confirm it in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.backoff import Backoff
+from gateway.broker import Broker, Publisher, Unconfirmed
+from gateway.config import Broker as BrokerConfig
+from gateway.errors import Unavailable
+from gateway.event import Event
+from gateway.journal import Journal, Stored
+from gateway.metrics import Metrics
+from gateway.normalise import malformed, normalise
+
+_log = logging.getLogger(__name__)
+_BATCH_BYTES = 4 * 1_048_576
+_STRIKES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """One batch under way."""
+
+    last: int
+    """Position of its last callback."""
+    events: int
+    future: asyncio.Future[None]
+    sent_s: float
+
+
+class Forwarder:
+    """Publishes the journal. Bound: max_unconfirmed events under way, and one batch beyond."""
+
+    def __init__(self, journal: Journal, broker: Broker, config: BrokerConfig, metrics: Metrics) -> None:
+        self._journal = journal
+        self._broker = broker
+        self._config = config
+        self._metrics = metrics
+        self._backoff = Backoff(config.reconnect_min_s, config.reconnect_max_s, random.random)
+        self._window: deque[_Sent] = deque()
+        self._unconfirmed = 0
+        self._finish = asyncio.Event()
+        self._fault = ""
+        self._fault_since_s = 0.0
+        # After a refusal batches are small and go one at a time up to here: that finds the refused one.
+        self._careful_until = 0
+        self._careful_size = 0
+        self._strikes = (0, 0)
+        metrics.publish_unconfirmed.set_function(lambda: self._unconfirmed)
+
+    async def run(self) -> None:
+        """Forward until ``finish`` was called and everything is sent, or until cancelled."""
+        while not self._finish.is_set():
+            try:
+                async with self._broker.publisher() as publisher:
+                    await self._pump(publisher)
+            except Unavailable as fault:
+                delay_s = self._backoff.next_s()
+                self._note_fault(fault, delay_s)
+                await self._pause(delay_s)
+            except Exception as fault:  # noqa: BLE001 - a bug of ours must not end forwarding; it is logged
+                delay_s = self._backoff.next_s()
+                _log.exception("Forwarding failed (%s); next try in %.1f s", type(fault).__name__, delay_s)
+                await self._pause(delay_s)
+            finally:
+                self._window.clear()
+                self._unconfirmed = 0
+
+    def finish(self) -> None:
+        """Let ``run`` end once everything stored is confirmed, or at once when the broker is away."""
+        self._finish.set()
+
+    @property
+    def is_connected(self) -> bool:
+        """The last attempt to publish did not fail."""
+        return not self._fault
+
+    async def _pump(self, publisher: Publisher) -> None:
+        """Publish what stands after the cursor until something fails or the end is wanted."""
+        sent = self._journal.cursor
+        while True:
+            while self._has_room():
+                stored = self._journal.read(sent, self._batch_size(sent), _BATCH_BYTES)
+                if not stored:
+                    break
+                await self._send(publisher, stored)
+                sent = stored[-1].position
+                await asyncio.sleep(0)  # Why: accepting callbacks goes first when both want the processor
+            if self._window:
+                await self._settle_oldest(sent)
+            elif self._finish.is_set():
+                return
+            else:
+                self._note_well()
+                await self._wait_for_more(sent)
+
+    async def _wait_for_more(self, sent: int) -> None:
+        """Return when something was stored; wakes up by itself, so that the end is noticed."""
+        try:
+            async with asyncio.timeout(0.25):
+                await self._journal.wait_for(sent)
+        except TimeoutError:
+            return
+
+    async def _pause(self, delay_s: float) -> None:
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._finish.wait()
+        except TimeoutError:
+            return
+
+    def _has_room(self) -> bool:
+        if self._careful_until:
+            return not self._window
+        return self._unconfirmed < self._config.max_unconfirmed
+
+    def _batch_size(self, sent: int) -> int:
+        if self._careful_until and sent >= self._careful_until:
+            self._careful_until = self._careful_size = 0
+        return self._careful_size or self._config.publish_batch_events
+
+    async def _send(self, publisher: Publisher, stored: Sequence[Stored]) -> None:
+        events = [event for record in stored for event in self._events(record)]
+        future = await publisher.send(events)
+        self._window.append(_Sent(stored[-1].position, len(events), future, time.monotonic()))
+        self._unconfirmed += len(events)
+
+    def _events(self, stored: Stored) -> list[Event]:
+        position = f"{self._journal.id}.{stored.position}"
+        if self._strikes == (stored.position, _STRIKES):
+            return [malformed(stored.callback, position, "refused_by_broker", with_body=False)]
+        try:
+            return normalise(stored.callback, position)
+        except Exception as error:  # noqa: BLE001 - one callback must never hold up those behind it
+            _log.error(
+                "Callback %s can't be normalised (%s); it goes out as im.malformed with its body",
+                position,
+                type(error).__name__,
+            )
+            return [malformed(stored.callback, position, "normalise_error")]
+
+    async def _settle_oldest(self, sent: int) -> None:
+        batch = self._window[0]
+        try:
+            await batch.future
+        except Unconfirmed as fault:
+            if fault.reason in ("nacked", "returned"):
+                await self._wait_for_all_answers()
+            self._be_careful(fault, sent)
+            raise
+        self._window.popleft()
+        self._unconfirmed -= batch.events
+        self._journal.confirm(batch.last)
+        self._metrics.events_published.inc(batch.events)
+        self._metrics.publish_seconds.observe(time.monotonic() - batch.sent_s)
+        self._backoff.reset()
+        self._note_well()
+
+    async def _wait_for_all_answers(self) -> None:
+        """Wait for what is under way, so that nothing is resent that is still being refused or taken."""
+        answers = await asyncio.gather(*(batch.future for batch in self._window), return_exceptions=True)
+        if any(answer is None for answer in answers) or self._window[0].events > 1:
+            self._metrics.publish_order_breaks.inc()
+
+    def _be_careful(self, fault: Unconfirmed, sent: int) -> None:
+        """Make the next batches smaller when the broker refused what was sent, not just went away."""
+        if fault.reason not in ("nacked", "returned", "rejected"):
+            return
+        first = self._journal.cursor + 1
+        was_alone = self._careful_size == 1
+        self._careful_until = max(self._careful_until, sent)
+        size = self._careful_size or self._config.publish_batch_events
+        # Why 1 after a nack: each try sends one copy to the queues that do take it, so send one event.
+        self._careful_size = max(1, size // 8) if fault.reason == "rejected" else 1
+        if fault.reason == "rejected" and was_alone:
+            position, strikes = self._strikes
+            self._strikes = (first, strikes + 1 if position == first else 1)
+            if self._strikes[1] == _STRIKES:
+                _log.error(
+                    "The broker closes the channel whenever position %d is published (%s); it goes out as"
+                    " im.malformed without its body and stays in the journal",
+                    first,
+                    fault.detail,
+                )
+
+    def _note_fault(self, fault: Unavailable, delay_s: float) -> None:
+        self._metrics.publish_failures.labels(fault.reason).inc()
+        if fault.reason == self._fault:
+            return
+        if not self._fault:
+            self._fault_since_s = time.monotonic()
+        self._fault = fault.reason
+        _log.warning(
+            "The broker takes no events (%s: %s); %d callbacks wait on disk since %.0f s; next try in %.1f s",
+            fault.reason,
+            fault.detail,
+            self._journal.waiting,
+            time.monotonic() - self._fault_since_s,
+            delay_s,
+        )
+
+    def _note_well(self) -> None:
+        if self._fault:
+            away_s = time.monotonic() - self._fault_since_s
+            _log.info(
+                "The broker takes events again after %.1f s; %d callbacks wait", away_s, self._journal.waiting
+            )
+            self._fault = ""

@@ -1,0 +1,250 @@
+"""The journal's one writer thread: groups of callbacks, one write and one fdatasync each.
+
+It owns the segment and cursor files and never touches loop objects but to hand them back through ``post``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+
+from gateway import config
+from gateway.errors import FatalError
+from gateway.journal.cursor import CursorKeeper
+from gateway.journal.files import NO_SPACE, Segment
+from gateway.journal.recovery import Opened
+from gateway.journal.room import CHECK_S, MB, Room
+from gateway.record import header
+
+log = logging.getLogger(__name__)
+
+# Bound: a group is at most so many callbacks, or so many bytes and one callback.
+GROUP_RECORDS = 1024
+GROUP_BYTES = 4 * MB
+WRITTEN_SYNC_S = 0.1
+TRIM_S = 5.0
+
+
+class Item(NamedTuple):
+    """One callback on its way to the disk."""
+
+    payload: bytes
+    future: asyncio.Future[int]
+    durable: bool
+
+
+class Report(NamedTuple):
+    """What the loop has to know after each change."""
+
+    segments: tuple[Segment, ...]
+    end: int
+    """Durable bytes of the last segment."""
+    size: int
+    """Bytes of all segments."""
+    head: int
+    """Last durable position."""
+
+
+class Posts(NamedTuple):
+    """What the writer calls, in its own thread; each hands over to the loop."""
+
+    written: Callable[[list[Item], int], None]
+    """Items and the first one's position: in the file, not synced yet."""
+    committed: Callable[[Report, list[Item], int, float], None]
+    """Items and the first one's position, durable now, after so many seconds."""
+    refused: Callable[[list[Item]], None]
+    """No room: nothing of these items was stored."""
+    changed: Callable[[Report], None]
+    """Segments were removed, or room came or went."""
+    failed: Callable[[FatalError, list[Item]], None]
+    closed: Callable[[], None]
+
+
+class Writer:
+    """Runs in a thread of its own until ``None`` comes out of the queue or the disk fails."""
+
+    def __init__(
+        self, limits: config.Journal, opened: Opened, posts: Posts, now_ms: Callable[[], int]
+    ) -> None:
+        self.queue: SimpleQueue[Item | bool | None] = SimpleQueue()
+        """Items; True only wakes; None ends."""
+        self.cursor = CursorKeeper(opened.cursor_file, opened.cursor, opened.hint)
+        self._posts = posts
+        self._salt = opened.salt
+        self._now_ms = now_ms
+        self._lock = opened.lock
+        self._segments = opened.segments
+        self._segment_bytes = limits.segment_mb * MB
+        self.room = Room(limits, opened.segments, self.cursor.settled)
+        self._position = self._head = opened.head
+        self._unsynced: list[list[Item]] = []
+        self._first_unsynced = 0
+        self._began_s = 0.0
+        self._stopping = False
+        self._group: list[Item] = []
+        self._sync_due_s = 0.0
+        self._trimmed_s = float("-inf")
+
+    def report(self) -> Report:
+        """Return the durable state; used by the loop only before ``run`` starts."""
+        segments = self._segments.all
+        return Report(segments, segments[-1].size if segments else 0, self._segments.size, self._head)
+
+    def run(self) -> None:
+        """Write until told to end; every way out closes the files and reports ``closed``."""
+        try:
+            while not self._stopping:
+                group = self._collect()
+                if group:
+                    self._commit(group)
+                self._keep_house()
+            self._finish()
+        except Exception as error:  # noqa: BLE001 - whatever it is, no callback may be acknowledged any more
+            self._fail(error)
+        finally:
+            self._close()
+            self._posts.closed()
+
+    def _collect(self) -> list[Item]:
+        """Return what has come in since the last group, after waiting for something or the next duty."""
+        group: list[Item] = []
+        size = 0
+        with suppress(Empty):
+            item = self.queue.get(timeout=max(0.0, self._next_duty_s() - time.monotonic()))
+            while True:
+                if item is None:
+                    self._stopping = True
+                    break
+                if isinstance(item, Item):
+                    group.append(item)
+                    size += len(item.payload)
+                    if len(group) >= GROUP_RECORDS or size >= GROUP_BYTES:
+                        break
+                item = self.queue.get_nowait()
+        return group
+
+    def _next_duty_s(self) -> float:
+        due = min(self._trimmed_s + TRIM_S, self.cursor.next_duty_s())
+        if self._unsynced:
+            due = min(due, self._sync_due_s)
+        return min(due, self.room.checked_s + CHECK_S) if self.room.is_full else due
+
+    def _commit(self, group: list[Item]) -> None:
+        """Write *group*; sync it when one of its callers waits for that."""
+        self._group = group
+        self._began_s = time.monotonic()
+        if self.room.is_due(self._began_s):
+            self._check_room(self._began_s)
+        if self.room.must_refuse or not self._write(group):
+            self._posts.refused(group)
+            return
+        if not self._unsynced:
+            self._first_unsynced = self._position + 1
+            self._sync_due_s = self._began_s + WRITTEN_SYNC_S
+        self._unsynced.append(group)
+        self._position += len(group)
+        if all(item.durable for item in group):
+            self._sync()
+            return
+        self._posts.written(group, self._position - len(group) + 1)
+        if any(item.durable for item in group):
+            self._sync()
+
+    def _write(self, group: list[Item]) -> bool:
+        """Append *group* as a whole, at the cost of confirmed segments; False when the disk has no room."""
+        parts: list[bytes] = []
+        for position, item in enumerate(group, self._position + 1):
+            parts += (header(position, item.payload, self._salt), item.payload)
+        data = b"".join(parts)
+        while True:
+            try:
+                self._roll(len(data))
+                self._segments.append(data, self._now_ms())
+                return True
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+            if not self.room.give_up(self._position):
+                self.room.no_space(len(data))
+                self._changed()
+                return False
+
+    def _roll(self, coming: int) -> None:
+        """See to it that there is an active segment with room for *coming* bytes."""
+        now_ms = self._now_ms()
+        is_over = self._segments.active_size + coming > self._segment_bytes
+        if self._segments.has_records() and (is_over or self.room.is_aged(now_ms)):
+            self._close_active()
+            self.room.trim(self._position, now_ms)
+        if self._segments.active is None:
+            self._segments.begin(self._position + 1, now_ms)
+
+    def _close_active(self) -> None:
+        if self._unsynced:
+            self._sync()
+        self._segments.close_active()
+
+    def _sync(self) -> None:
+        """Make all that was written durable, then tell so."""
+        self._segments.sync()
+        items = [item for group in self._unsynced for item in group]
+        self._unsynced = []
+        self._head = self._position
+        self._posts.committed(self.report(), items, self._first_unsynced, time.monotonic() - self._began_s)
+
+    def _keep_house(self) -> None:
+        now_s = time.monotonic()
+        if self._unsynced and now_s >= self._sync_due_s:
+            self._sync()
+        self.cursor.keep(now_s, self._head)
+        if self.room.is_full and self.room.is_due(now_s):
+            self._check_room(now_s)
+        if now_s >= self._trimmed_s + TRIM_S:
+            self._trim(now_s)
+
+    def _trim(self, now_s: float) -> None:
+        self._trimmed_s = now_s
+        before, now_ms = self._segments.all, self._now_ms()
+        if self.room.is_aged(now_ms):
+            self._close_active()
+        self.room.trim(self._position, now_ms)
+        if self._segments.all != before:
+            self._changed()
+        self._check_room(now_s)
+
+    def _check_room(self, now_s: float) -> None:
+        was_full, before = self.room.is_full, self._segments.all
+        self.room.check(now_s, self._position)
+        if self.room.is_full != was_full or self._segments.all != before:
+            self._changed()
+
+    def _changed(self) -> None:
+        """Tell the loop about segments and room; sync first, because a report holds durable bytes only."""
+        if self._unsynced:
+            self._sync()
+        else:
+            self._posts.changed(self.report())
+
+    def _finish(self) -> None:
+        if self._unsynced:
+            self._sync()
+        self.cursor.finish(self._head)
+
+    def _fail(self, error: Exception) -> None:
+        text = (
+            f"journal {self._segments.folder}: {error}. Nothing more is acknowledged, because it may not be "
+            "on disk; check the disk, then start again: what was acknowledged is kept"
+        )
+        log.critical("%s", text, exc_info=None if isinstance(error, OSError) else error)
+        items = [item for group in (*self._unsynced, self._group) for item in group]
+        self._posts.failed(FatalError(text), items)
+
+    def _close(self) -> None:
+        for close in (self._segments.close_active, self.cursor.close, self._lock.release):
+            with suppress(OSError):
+                close()

@@ -1,0 +1,42 @@
+"""Where log lines go and how they look: standard error, for people or as JSON, by structlog."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+from gateway.config import Log
+
+
+def configure(config: Log) -> None:
+    """Send all logging through structlog; call once, before anything else runs.
+
+    ``auto`` is text on a terminal and one JSON object a line elsewhere.
+    """
+    as_json = config.format == "json" or (config.format == "auto" and not sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderers: list[structlog.typing.Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if as_json
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("gateway").setLevel(config.level.upper())
+    # Why silent: both log whole messages and stack traces of what we report in words ourselves.
+    for name in ("aiormq", "aio_pika", "aiohttp"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -1,0 +1,90 @@
+"""From the wire's names and shapes to ours: the general rules that hold for every command. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from functools import lru_cache
+from typing import Any
+
+from gateway.event import is_time
+
+_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^A-Za-z0-9_\s]+")
+_SECONDS = frozenset(("MsgTime", "LastReadTime", "TaskTime"))
+_SECONDS_BELOW = 100_000_000_000  # smaller numbers are seconds, larger ones milliseconds (1973-03-03)
+_RESERVED = frozenset(("raw", "raw_base64"))
+
+
+def snake(wire: str) -> str:
+    """Return our name for a wire name: ``Operator_Account`` is ``operator``, ``GroupId`` is ``group_id``."""
+    return _snake(wire) if len(wire) <= 64 else wire
+
+
+@lru_cache(maxsize=4096)
+def _snake(wire: str) -> str:
+    # Why C2C first: it is one word to the sender, C2CMsgInfo is c2c_msg_info.
+    stem = wire.removesuffix("_Account") or wire
+    words = _WORD.findall(stem.replace("C2C", "C2c").replace("IDs", "Ids"))
+    joined = "_".join(words).lower()
+    return re.sub(r"(?<=[a-z])_(?=\d)|(?<=\d)_(?=[a-z]\b|[a-z]_)", "", joined) or wire
+
+
+def typed(name: str, wire: str, value: Any) -> tuple[str, Any]:
+    """Apply the general rules to one value: ids become strings, seconds ``…_ms``, nested names ours."""
+    if isinstance(value, bool):
+        return name, value
+    if wire in _SECONDS:
+        time_ms = to_time_ms(value)
+        if time_ms is not None:
+            return f"{name}_ms", time_ms
+    if isinstance(value, (int, float)) and wire.endswith(("_Account", "Id", "ID", "Key")):
+        return name, str(value)
+    return name, _nested(value)
+
+
+def _nested(value: Any) -> Any:
+    if isinstance(value, dict):
+        inner: dict[str, Any] = {}
+        for wire, item in value.items():
+            name, item = typed(snake(wire), wire, item)
+            inner[free_name(name, wire, inner)] = item
+        return inner
+    if isinstance(value, list):
+        keys = {next(iter(item)) if isinstance(item, dict) and len(item) == 1 else None for item in value}
+        if len(keys) == 1 and None not in keys:
+            wire = str(keys.pop())
+            return [typed("", wire, item[wire])[1] for item in value]
+        return [_nested(item) for item in value]
+    return value
+
+
+def accounts(value: Any) -> list[str]:
+    """Return the accounts in *value*, which the wire writes as a string, a list of them, or of objects."""
+    found = []
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, dict):
+            item = next((inner for key, inner in item.items() if key.endswith("_Account")), None)
+        if isinstance(item, (str, int)) and not isinstance(item, bool) and item != "":
+            found.append(str(item))
+    return found
+
+
+def to_time_ms(value: Any) -> int | None:
+    """Return *value* (number or its text, seconds or milliseconds) as Unix ms, None when it is no time."""
+    if isinstance(value, str):
+        text = value.strip()
+        value = int(text) if text.isascii() and text.isdigit() and len(text) <= 16 else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e16:
+        return None
+    time_ms = round(value * 1000) if value < _SECONDS_BELOW else int(value)
+    return time_ms if is_time(time_ms) else None
+
+
+def free_name(name: str, wire: str, taken: Container[str]) -> str:
+    """Return *name*, or *wire* when two wire names became one: neither is lost, and ``raw`` stays ours."""
+    for candidate in (name, wire):
+        if candidate not in taken and candidate not in _RESERVED:
+            return candidate
+    while wire in taken or wire in _RESERVED:
+        wire += "_"
+    return wire

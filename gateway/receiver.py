@@ -1,0 +1,205 @@
+"""The stage that callbacks come in by: judge, journal, answer. It never publishes.
+
+A 200 for a callback leaves only after the journal's word, as ``listen.ack_after`` says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
+
+from gateway import answer
+from gateway.callback import Accepted, AppRule, Probe, Rules, decide_body, decide_head
+from gateway.config import Config
+from gateway.errors import JournalFull, Refused
+from gateway.journal import Journal
+from gateway.metrics import Metrics
+from gateway.normalise import ID_RECIPE
+from gateway.server import JSON_HEADERS, Outcome, Reports, refusal_response
+
+_log = logging.getLogger(__name__)
+_MEANING = {
+    "bad_signature": "their Sign matches none of the app's tokens: compare apps.<id>.tokens with the console",
+    "no_signature": "they carry no Sign though the app has tokens: turn on authentication in the console",
+    "stale_signature": "their RequestTime is too far from this machine's clock: check its time service",
+    "unknown_app": "their SdkAppid is not configured for that path",
+    "journal_full": "the journal has no room: see journal.max_mb, journal.min_free_mb and the broker's state",
+    "overloaded": "more requests are under way than listen.max_inflight or max_inflight_mb allows",
+}
+
+
+def rules_of(config: Config) -> Rules:
+    """Return what decisions depend on, from the configuration."""
+    apps = {
+        app_id: AppRule(app_id, app.path, tuple(token.get_secret_value() for token in app.tokens))
+        for app_id, app in config.apps.items()
+    }
+    return Rules(
+        apps=apps,
+        paths=frozenset(app.path for app in apps.values()),
+        signature_window_s=config.listen.signature_window_s,
+        id_recipe=ID_RECIPE,
+        id_window_s=config.journal.id_window_s,
+    )
+
+
+class Receiver(Reports):
+    """Handles each request of the callback port. Bound: max_inflight requests, max_inflight_mb of bodies."""
+
+    def __init__(
+        self, config: Config, journal: Journal, metrics: Metrics, now_ms: Callable[[], int] | None = None
+    ) -> None:
+        self._listen = config.listen
+        self._rules = rules_of(config)
+        self._journal = journal
+        self._metrics = metrics
+        self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
+        self._inflight = 0
+        self._inflight_bytes = 0
+        self._explained: set[str] = set()
+        self._next_note_s: dict[str, float] = {}
+        self.touch: Callable[[object], None] = lambda connection: None
+        metrics.requests_inflight.set_function(lambda: self._inflight)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        started_s = time.perf_counter()
+        try:
+            return await self._answer(request, started_s)
+        except Refused as refused:
+            return self._refuse(refused)
+        except JournalFull as full:
+            return self._refuse(Refused("journal_full", full.detail))
+        except ConnectionError:
+            # The caller is gone; writing this fails, and the server counts the hang-up.
+            return web.Response(status=400)
+        finally:
+            self.touch(request.protocol)
+            self._metrics.answer_seconds.observe(time.perf_counter() - started_s)
+
+    async def _answer(self, request: web.BaseRequest, started_s: float) -> web.StreamResponse:
+        path, query = _target(request)
+        encoding = request.headers.get("Content-Encoding", "")
+        head = decide_head(self._rules, request.method, path, query, encoding, self._now_ms())
+        if isinstance(head, Probe):
+            return _ok(head.answer, Outcome("probe"))
+        body = await self._read(request)
+        try:
+            decision = decide_body(self._rules, head, body, request.remote or "", self._now_ms())
+            if isinstance(decision, Probe):
+                return _ok(decision.answer, Outcome("probe"))
+            if self._inflight >= self._listen.max_inflight:
+                raise Refused("overloaded")
+            self._inflight += 1
+            try:
+                return await self._store(decision, started_s)
+            finally:
+                self._inflight -= 1
+        finally:
+            self._inflight_bytes -= len(body)
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        """Return the body, at most max_body_bytes within body_timeout_s; its bytes count as in flight."""
+        if (request.content_length or 0) > self._listen.max_body_bytes:
+            raise Refused("body_too_large")
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._listen.body_timeout_s):
+                while chunk := await request.content.readany():
+                    size += len(chunk)
+                    self._inflight_bytes += len(chunk)
+                    if size > self._listen.max_body_bytes:
+                        raise Refused("body_too_large")
+                    if self._inflight_bytes > self._listen.max_inflight_mb * 1_048_576:
+                        raise Refused("overloaded")
+                    chunks.append(chunk)
+        except BaseException as error:
+            self._inflight_bytes -= size
+            if isinstance(error, TimeoutError):
+                raise Refused("slow_body") from None
+            if isinstance(error, RequestPayloadError):
+                raise Refused("bad_http") from None
+            raise
+        return b"".join(chunks)
+
+    async def _store(self, decision: Accepted, started_s: float) -> web.StreamResponse:
+        callback = decision.callback
+        position = await self._journal.append(callback, durable=self._listen.ack_after != "written")
+        self._metrics.last_callback.labels(callback.app_id).set(callback.received_ms / 1000)
+        outcome = Outcome("stored", callback.app_id)
+        if self._listen.ack_after == "confirmed":
+            left_s = self._listen.answer_deadline_ms / 1000 - (time.perf_counter() - started_s)
+            try:
+                async with asyncio.timeout(max(0.0, left_s)):
+                    await self._journal.confirmed(position)
+            except TimeoutError:
+                response = refusal_response("", self._listen.retry_after_s, refusal=answer.LATE)
+                response["outcome"] = Outcome("stored", callback.app_id, is_late=True)
+                return response
+        return _ok(decision.answer, outcome)
+
+    def answered(self, outcome: Outcome) -> None:
+        self._metrics.requests_answered.inc()
+        if outcome.kind == "refused":
+            self._metrics.requests_refused.labels(outcome.label).inc()
+        elif outcome.kind == "probe":
+            self._metrics.requests_probes.inc()
+        else:
+            self._metrics.callbacks_stored.labels(outcome.label).inc()
+            if outcome.is_late:
+                self._metrics.answers_late.inc()
+
+    def hung_up(self, outcome: Outcome | None) -> None:
+        is_stored = outcome is not None and outcome.kind == "stored"
+        self._metrics.requests_hangups.labels("yes" if is_stored else "no").inc()
+
+    def evicted(self) -> None:
+        self._metrics.connections_evicted.inc()
+
+    def _refuse(self, refused: Refused) -> web.StreamResponse:
+        self._note(refused)
+        response = refusal_response(refused.reason, self._listen.retry_after_s)
+        if refused.reason in ("body_too_large", "slow_body", "bad_http"):
+            response.force_close()
+        return response
+
+    def _note(self, refused: Refused) -> None:
+        """Log a refusal that an operator can mend: each explanation once, each reason once a minute."""
+        if refused.detail and refused.reason in ("not_found", "unknown_app"):
+            if refused.detail not in self._explained:
+                self._explained.add(refused.detail)
+                _log.warning("Callbacks are refused (%s): %s", refused.reason, refused.detail)
+            return
+        now_s = time.monotonic()
+        if refused.reason in _MEANING and now_s >= self._next_note_s.get(refused.reason, 0.0):
+            self._next_note_s[refused.reason] = now_s + 60
+            _log.warning(
+                "Callbacks are refused (%s): %s. Said at most once a minute; the metric counts each",
+                refused.reason,
+                _MEANING[refused.reason],
+            )
+
+
+def _target(request: web.BaseRequest) -> tuple[str, str]:
+    """Return path and raw query of the request line, as text that can be encoded again."""
+    target = request.raw_path
+    if not target.startswith("/"):  # the absolute form, http://host/path?query
+        target = request.rel_url.raw_path_qs
+    if not target.isascii():
+        target = target.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    path, _, query = target.partition("?")
+    return path, query.partition("#")[0]
+
+
+def _ok(body: bytes, outcome: Outcome) -> web.Response:
+    response = web.Response(body=body, headers=JSON_HEADERS)
+    response["outcome"] = outcome
+    return response

@@ -1,0 +1,235 @@
+"""Wiring: starts the long-lived tasks, handles signals, stops everything without loss."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import uvloop
+from aiohttp import web
+
+from gateway import build
+from gateway.admin import Admin, Health
+from gateway.banner import banner
+from gateway.broker import Broker
+from gateway.config import Config
+from gateway.errors import ConfigError, FatalError, Unavailable
+from gateway.forwarder import Forwarder
+from gateway.journal import Journal
+from gateway.metrics import Metrics
+from gateway.ports import listen_on, room_for_connections
+from gateway.receiver import Receiver
+from gateway.server import FrontServer
+from gateway.worker import Worker
+
+_log = logging.getLogger(__name__)
+_SAMPLE_S = 5.0
+_FINISH_S = 5.0
+
+
+def run(config: Config, *, serves: bool, works: bool, only_sink: str | None = None) -> int:
+    """Run until a signal; return the exit code: 0 after a stop, 1 after a fault that could lose callbacks.
+
+    Raises ConfigError for what only shows when parts start: a port in use, a journal in use.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Gateway(config, serves=serves, works=works, only_sink=only_sink).main())
+
+
+class Gateway:
+    """One process: receiver and forwarder when it *serves*, workers when it *works*."""
+
+    def __init__(self, config: Config, *, serves: bool, works: bool, only_sink: str | None = None) -> None:
+        self._config = config
+        self._serves = serves
+        self._names = ([only_sink] if only_sink else list(config.sinks)) if works else []
+        self._sampled = self._names if not serves else list(config.sinks)
+        self._metrics = Metrics()
+        self._journal: Journal | None = None
+        self._forwarder: Forwarder | None = None
+        self._server: FrontServer | None = None
+        self._workers: dict[str, Worker] = {}
+        self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+
+    async def main(self) -> int:
+        """Start, wait for a signal or a fault, stop."""
+        for warning in build.check(self._config):
+            _log.warning("%s", warning)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+        broker = build.make_broker(self._config, self._metrics)
+        admin: web.AppRunner | None = None
+        front: web.ServerRunner | None = None
+        code = 0
+        try:
+            if self._serves:
+                self._journal = Journal.open(self._config.journal, self._metrics)
+                self._forwarder = Forwarder(self._journal, broker, self._config.broker, self._metrics)
+                self._start("forwarder", self._forwarder.run())
+            for name in self._names:
+                sink = build.make_sink(name, self._config.sinks[name])
+                worker = Worker(name, self._config.sinks[name], sink, broker, self._metrics)
+                self._workers[name] = worker
+                self._start(f"worker {name}", worker.run())
+            self._start("sampler", self._sample(broker))
+            admin = await self._start_admin()
+            front = await self._start_front()
+            print(
+                banner(self._config, self._port_of(front), serves=self._serves, sinks=self._names), flush=True
+            )
+            code = await self._wait_for_the_end()
+        finally:
+            await self._shut_down(front, broker, admin)
+        return code
+
+    def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks[name] = asyncio.create_task(work, name=name)
+
+    async def _start_front(self) -> web.ServerRunner | None:
+        if self._journal is None:
+            return None
+        listen = self._config.listen
+        receiver = Receiver(self._config, self._journal, self._metrics)
+        server = FrontServer(receiver.handle, listen, receiver, room_for_connections(listen.max_connections))
+        receiver.touch = server.touch
+        self._server = server
+        self._metrics.connections_open.set_function(lambda: server.open_connections)
+        runner = web.ServerRunner(server, shutdown_timeout=_FINISH_S)
+        await runner.setup()
+        await listen_on(runner, listen.host, listen.port, "listen.port")
+        return runner
+
+    async def _start_admin(self) -> web.AppRunner:
+        config = self._config.admin
+        admin = Admin(config.token.get_secret_value(), self._health, self._metrics)
+        runner = web.AppRunner(admin.application(), access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        if self._serves:
+            await listen_on(runner, config.host, config.port, "admin.port")
+            return runner
+        try:
+            await listen_on(runner, config.host, config.worker_port, "admin.worker_port")
+        except ConfigError as fault:
+            # Why go on: several workers on one host are normal, and only one can have the port.
+            _log.warning("%s; this worker runs without health and metrics", fault)
+        return runner
+
+    async def _wait_for_the_end(self) -> int:
+        """Return 0 after a signal, 1 when the journal failed or a task ended that must not."""
+        stop = asyncio.create_task(self._stop.wait())
+        ends: set[asyncio.Future[Any]] = {stop, *self._tasks.values()}
+        if self._journal is not None:
+            ends.add(self._journal.failed)
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if self._stop.is_set():
+            return 0
+        for end in ends:
+            if end.done() and not end.cancelled() and (fault := end.exception()) is not None:
+                _log.critical("%s; the process ends so that nothing is acknowledged and lost", fault)
+        self._stop_now.set()
+        return 1
+
+    async def _shut_down(
+        self, front: web.ServerRunner | None, broker: Broker, admin: web.AppRunner | None
+    ) -> None:
+        """Stop in the order that loses nothing: accept, answer, confirm, broker, journal."""
+        self._stop.set()
+        if front is not None:
+            await self._drain(front)
+        if self._forwarder is not None and "forwarder" in self._tasks:
+            self._forwarder.finish()
+            _log.info("Stopping: waiting for the broker's confirms")
+            await self._unless_now(asyncio.wait((self._tasks["forwarder"],), timeout=_FINISH_S))
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5 if self._stop_now.is_set() else _FINISH_S):
+                await broker.close()
+        _log.info("Stopping: the broker is closed")
+        if self._journal is not None:
+            waiting = self._journal.waiting
+            with contextlib.suppress(FatalError):
+                await self._journal.close()
+            _log.info("Stopped: the journal is closed, %d callbacks wait in it for the next start", waiting)
+        if admin is not None:
+            await admin.cleanup()
+
+    async def _drain(self, front: web.ServerRunner) -> None:
+        assert self._server is not None
+        self._server.is_draining = True
+        drain_s = self._config.listen.drain_s
+        if not self._stop_now.is_set():
+            _log.info(
+                "Stopping: unready, answering for %g s more (listen.drain_s); a second signal stops at once",
+                drain_s,
+            )
+            await self._unless_now(asyncio.sleep(drain_s))
+        _log.info("Stopping: no new connections, requests under way finish")
+        await self._unless_now(front.cleanup())
+
+    async def _unless_now(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Await *work*, or let it go when a second signal comes."""
+        task = asyncio.ensure_future(work)
+        now = asyncio.ensure_future(self._stop_now.wait())
+        await asyncio.wait((task, now), return_when=asyncio.FIRST_COMPLETED)
+        for one in (task, now):
+            one.cancel()
+        await asyncio.gather(task, now, return_exceptions=True)
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._stop_now.set()
+        self._stop.set()
+
+    def _health(self) -> Health:
+        causes, notes = [], []
+        if self._stop.is_set():
+            causes.append("stopping")
+        if self._journal is not None and self._journal.is_full:
+            causes.append("the journal is full: callbacks are refused with 503")
+        if self._forwarder is not None and self._journal is not None and not self._forwarder.is_connected:
+            notes.append(f"the broker takes no events; {self._journal.waiting} callbacks wait in the journal")
+        away = [name for name, worker in self._workers.items() if not worker.is_consuming]
+        if away and self._serves:
+            notes.extend(f"sink {name} takes nothing" for name in away)
+        elif away:
+            causes.extend(f"sink {name} takes nothing" for name in away)
+        return Health(causes, notes)
+
+    async def _sample(self, broker: Broker) -> None:
+        """Keep the gauges fresh that need asking: depths of queues, age of the backlog."""
+        while True:
+            await self._sample_once(broker)
+            for _ in range(int(_SAMPLE_S)):
+                self._sample_journal()
+                await asyncio.sleep(1.0)
+
+    async def _sample_once(self, broker: Broker) -> None:
+        metrics = self._metrics
+        try:
+            for name in self._sampled:
+                depth = await broker.depth(name)
+                metrics.sink_waiting.labels(name).set(depth.ready)
+                metrics.sink_dead.labels(name).set(depth.dead)
+                metrics.sink_retrying.labels(name).set(depth.retry)
+            metrics.unrouted_events.set(await broker.unrouted())
+        except Unavailable as fault:
+            _log.debug("Depths can't be asked: %s", fault)
+
+    def _sample_journal(self) -> None:
+        if self._journal is not None:
+            oldest_ms = self._journal.oldest_waiting_ms
+            age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
+            self._metrics.journal_oldest.set(age_s)
+
+    def _port_of(self, front: web.ServerRunner | None) -> int:
+        return int(front.addresses[0][1]) if front is not None else 0

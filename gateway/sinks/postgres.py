@@ -1,0 +1,170 @@
+"""The postgres sink: a table of events and one of member exits, each event once, a batch in one statement.
+
+It owns one connection. Tables and their versions: ``postgres_schema``; errors: ``postgres_errors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from gateway.config import PostgresSink
+from gateway.errors import Poison, Unavailable
+from gateway.event import Event
+from gateway.exits import ExitsQuery, MemberExit
+from gateway.sinks import Effect, Failures
+from gateway.sinks.postgres_errors import is_content, unavailable
+from gateway.sinks.postgres_rows import INSERT, KeyedRow, columns, moment, parts, sorted_by_key, to_ms
+from gateway.sinks.postgres_schema import prepare
+from gateway.sinks.rows import conditions, shape
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+_CONNECT_TIMEOUT_S = 10.0
+_COLUMNS = "source, event_id, member_no, app_id, group_id, group_type, member, operator, exit_type, time"
+
+
+class Postgres:
+    """``<prefix>events`` has every event, ``<prefix>member_exits`` a row per member that left."""
+
+    effect: Effect = "once"
+
+    def __init__(self, config: PostgresSink, name: str) -> None:
+        self._config = config
+        self._name = name
+        self._where = _where(config)
+        self._insert = INSERT.format(p=config.table_prefix)
+        self._connection: Connection | None = None
+
+    async def open(self) -> None:
+        """Connect; create and migrate the tables where needed.
+
+        Raises Unavailable with a reason of ``postgres_errors`` or ``postgres_schema``.
+        """
+        if self._connection is not None and not self._connection.is_closed():
+            return
+        with self._dropped_after_failure():
+            self._connection = await _connect(self._config, f"im-callback-gateway {self._name}")
+            await prepare(self._connection, self._config.table_prefix)
+
+    async def write(self, events: Sequence[Event]) -> Failures:
+        """Write *events*; those that stand there already change nothing.
+
+        What the server refuses for its content comes back as Poison("refused_by_database"). Raises
+        Unavailable; a part of a large batch may be written then, and is no obstacle when it comes again.
+        """
+        connection = self._connection
+        if connection is None:
+            raise Unavailable("not_open", f"PostgreSQL {self._where}: not connected.")
+        rows, failures = shape(events)
+        with self._dropped_after_failure():
+            for part in parts(sorted_by_key(rows)):
+                await self._write_part(connection, part, failures)
+        return failures
+
+    async def close(self) -> None:
+        """Close the connection, in order where the server answers."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await _disconnect(connection)
+
+    async def _write_part(
+        self, connection: Connection, part: list[KeyedRow], failures: dict[int, Poison]
+    ) -> None:
+        """Write *part*; halve it until the rows that the server refuses stand alone in *failures*."""
+        waiting = [part]
+        while waiting:
+            rows = waiting.pop()
+            try:
+                await connection.execute(self._insert, *columns([keyed.row for keyed in rows]))
+            except asyncpg.PostgresError as error:
+                if not is_content(error):
+                    raise
+                if len(rows) == 1:
+                    poison = Poison("refused_by_database", f"SQLSTATE {error.sqlstate}")
+                    failures.update(dict.fromkeys(rows[0].indexes, poison))
+                else:
+                    half = len(rows) // 2
+                    waiting += [rows[half:], rows[:half]]
+
+    @contextmanager
+    def _dropped_after_failure(self) -> Iterator[None]:
+        # Why: after a failure, or when the caller stopped waiting, nobody knows where the connection stands.
+        try:
+            with _errors_in_our_words(self._where):
+                yield
+        except BaseException:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.terminate()
+            raise
+
+
+async def read_exits(config: PostgresSink, query: ExitsQuery) -> list[MemberExit]:
+    """Return the exits that match *query*, newest first, read-only. Raises Unavailable."""
+    table = f"{config.table_prefix}member_exits"
+    pairs = conditions(query, moment)
+    where = " AND ".join(f"{term} ${number}" for number, (term, _) in enumerate(pairs, 1)) or "TRUE"
+    sql = f"""SELECT {_COLUMNS}
+        FROM {table} WHERE {where} ORDER BY time DESC, source, event_id, member_no LIMIT {query.limit:d}"""  # noqa: S608 - values are parameters
+    with _errors_in_our_words(_where(config)):
+        connection = await _connect(config, "im-callback-gateway exits")
+        try:
+            async with connection.transaction(readonly=True):
+                if await connection.fetchval("SELECT to_regclass($1)", table) is None:
+                    raise Unavailable(
+                        "no_table", f"No worker has written to {table} in PostgreSQL {_where(config)} yet."
+                    )
+                found = await connection.fetch(sql, *(value for _, value in pairs))
+        finally:
+            await _disconnect(connection)
+    return [MemberExit(*(*row[:-1], to_ms(row["time"]))) for row in found]
+
+
+async def _connect(config: PostgresSink, program: str) -> Connection:
+    # Why no timeouts in server_settings: poolers such as PgBouncer refuse parameters that they do not know.
+    try:
+        return await asyncpg.connect(
+            config.dsn.get_secret_value(),
+            timeout=min(_CONNECT_TIMEOUT_S, config.write_timeout_s),
+            command_timeout=config.write_timeout_s,
+            server_settings={"application_name": program[:63]},
+        )
+    except OSError:
+        raise  # Why: a certificate that can't be verified is a ValueError too
+    except ValueError as error:
+        # Why no message: it may quote a part of the password as the port, say.
+        raise Unavailable(
+            "unreachable", f"PostgreSQL {_where(config)}: the DSN is not usable; its form is postgresql://…"
+        ) from error
+
+
+async def _disconnect(connection: Connection) -> None:
+    try:
+        await connection.close(timeout=_CONNECT_TIMEOUT_S)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()
+
+
+def _where(config: PostgresSink) -> str:
+    """Return host and database of the DSN, which may be printed; never user, password or parameters."""
+    dsn = config.dsn.get_secret_value()
+    try:
+        url = urlsplit(dsn)
+    except ValueError:
+        return "(DSN not readable)"
+    # Why the second look: an unescaped "#" or "/" in the password makes its first half look like the host.
+    if "@" in dsn and "@" not in url.netloc:
+        return "(DSN not readable)"
+    return f"{url.netloc.rpartition('@')[2]}{url.path}"
+
+
+@contextmanager
+def _errors_in_our_words(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise unavailable(error, where) from error

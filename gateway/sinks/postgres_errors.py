@@ -1,0 +1,48 @@
+"""PostgreSQL's errors in our words. Pure: what a SQLSTATE means for what happens next."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from gateway.errors import Unavailable
+
+# By the longest prefix. Source: postgresql.org/docs/15/errcodes-appendix.html
+_REASONS = {
+    "08": ("unreachable", "the connection is lost"),
+    "25006": ("read_only", "the server takes no writes; is it a standby?"),
+    "28": ("no_rights", "the login is refused"),
+    "3D000": ("no_database", "the database does not exist"),
+    "3F000": ("no_table", "no schema to create tables in; set the role's search_path"),
+    "40": ("locked", "another transaction was in the way"),
+    "42501": ("no_rights", "the role lacks a right: SELECT and INSERT on the tables, CREATE to make them"),
+    "42703": ("no_table", "a table is not ours: another one has its name"),
+    "42P01": ("no_table", "a table is gone; if that was meant, drop the schema_version table as well"),
+    "42P10": ("no_table", "a table lacks its primary key"),
+    "53": ("overloaded", "the server lacks resources"),
+    "53100": ("disk_full", "the server's disk is full"),
+    "55P03": ("locked", "another session holds a lock for too long"),
+    "57": ("unreachable", "the server stops, starts or ended the session"),
+    "57014": ("timeout", "the server cancelled the statement"),
+}
+_CONTENT = ("22", "23", "54")  # data exceptions, violated constraints, program limits
+
+
+def is_content(error: asyncpg.PostgresError) -> bool:
+    """Say whether the values caused *error*, so that it would come again whenever they do."""
+    return str(error.sqlstate).startswith(_CONTENT)
+
+
+def unavailable(error: Exception, where: str) -> Unavailable:
+    """Return *error* as Unavailable with a sentence on *where*; values of events stay out of it."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = str(error.sqlstate)
+        # Why not str(error): it adds the server's detail line, which may quote the values.
+        message = str(error.args[0] if error.args else "")[:200]
+        known = max((key for key in _REASONS if state.startswith(key)), key=len, default="")
+        reason, meaning = _REASONS.get(known, ("database_error", "the server reported an error"))
+        return Unavailable(reason, f"PostgreSQL {where}: {meaning} ({state}: {message}); its events wait.")
+    if isinstance(error, TimeoutError):
+        return Unavailable("timeout", f"PostgreSQL {where} did not answer in time; its events wait.")
+    return Unavailable(
+        "unreachable", f"PostgreSQL {where}: {type(error).__name__}: {error}; its events wait."
+    )

@@ -1,0 +1,63 @@
+"""Fixtures that every test may use: real servers, started when the first test asks for them."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pytest
+
+from tests.services import Postgres, RabbitMQ, ServerMissing
+
+Server = TypeVar("Server", Postgres, RabbitMQ)
+SERVERS = ("rabbitmq", "postgres")
+
+
+def running(start: Callable[[], Server]) -> Iterator[Server]:
+    """Yield a started server and close it; where its program is missing skip here, fail on CI."""
+    try:
+        server = start()
+    except ServerMissing as missing:
+        reason = f"{missing} is not installed; `make test` installs it where it may use apt-get."
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """One node for the whole run; a test may stop, kill or reconfigure it."""
+    yield from running(RabbitMQ)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for the whole run; a test may stop or kill it."""
+    yield from running(Postgres)
+
+
+@pytest.fixture(autouse=True)
+def _servers_are_up(request: pytest.FixtureRequest) -> None:
+    """Start again what an earlier test left stopped, so that each failure stays with its own test."""
+    for name in SERVERS:
+        if name in request.fixturenames:
+            request.getfixturevalue(name).ensure_running()
+
+
+@pytest.fixture
+def amqp_url(rabbitmq: RabbitMQ) -> Iterator[str]:
+    """The URL of a virtual host that only this test sees."""
+    url = rabbitmq.fresh_vhost()
+    yield url
+    rabbitmq.ensure_running()
+    rabbitmq.delete_vhost(url)
+
+
+@pytest.fixture
+def pg_dsn(postgres: Postgres) -> Iterator[str]:
+    """The DSN of a database that only this test sees."""
+    dsn = postgres.fresh_database()
+    yield dsn
+    postgres.ensure_running()
+    postgres.delete_database(dsn)

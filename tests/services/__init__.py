@@ -1,0 +1,12 @@
+"""Private instances of real servers for tests, from the distribution's packages.
+
+Each instance has its own temporary folder, its own free ports on 127.0.0.1 and its own
+supervisor process, which ends it when the test run ends, however that happens.
+Servers of the machine are neither used nor disturbed.
+"""
+
+from tests.services.postgres import Postgres
+from tests.services.processes import ServerMissing
+from tests.services.rabbitmq import RabbitMQ
+
+__all__ = ["Postgres", "RabbitMQ", "ServerMissing"]

@@ -1,0 +1,131 @@
+"""The places that the sinks write to, behind one face: make a sink, look inside, take away, bring back."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+import asyncpg
+from pydantic import SecretStr
+
+from gateway.config import JsonlSink, PostgresSink, SqliteSink
+from gateway.exits import ExitsQuery, MemberExit
+from gateway.sinks import Sink, postgres, sqlite
+from gateway.sinks.jsonl import Jsonl
+from gateway.sinks.postgres import Postgres
+from gateway.sinks.sqlite import Sqlite
+from tests import services
+
+
+class Place(Protocol):
+    """What the contract suite asks of each kind."""
+
+    effect: str
+
+    def sink(self) -> Sink:
+        """Return one more sink on this place."""
+        ...
+
+    async def events(self) -> list[Any]:
+        """Return the events written, parsed, in the order they were written where the kind keeps one."""
+        ...
+
+    async def exits(self, query: ExitsQuery = ExitsQuery(limit=10_000)) -> list[MemberExit]:  # noqa: B008 - frozen
+        """Return the member exits written."""
+        ...
+
+    def take_away(self) -> None:
+        """Make the place unusable, as an outage does."""
+        ...
+
+    def bring_back(self) -> None:
+        """End the outage; what was written is there again."""
+        ...
+
+
+class _Folder:
+    """A folder that gives way to a file in an outage; read-only would not stop root."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "place"
+        self._aside = folder / "aside"
+
+    def take_away(self) -> None:
+        if self.folder.exists():
+            self.folder.rename(self._aside)
+        self.folder.write_text("in the way")
+
+    def bring_back(self) -> None:
+        self.folder.unlink()
+        if self._aside.exists():
+            self._aside.rename(self.folder)
+
+
+class JsonlPlace(_Folder):
+    effect = "at_least_once"
+
+    def sink(self, **changes: Any) -> Jsonl:
+        return Jsonl(JsonlSink(kind="jsonl", path=self.folder / "events.jsonl", **changes), "audit")
+
+    async def events(self) -> list[Any]:
+        return [json.loads(line) for line in (self.folder / "events.jsonl").read_bytes().splitlines()]
+
+
+class SqlitePlace(_Folder):
+    effect = "once"
+
+    @property
+    def config(self) -> SqliteSink:
+        return SqliteSink(kind="sqlite", path=self.folder / "events.db")
+
+    def sink(self) -> Sqlite:
+        return Sqlite(self.config, "exits")
+
+    def rows(self, sql: str) -> list[Any]:
+        with closing(sqlite3.connect(self.config.path)) as connection:
+            return connection.execute(sql).fetchall()
+
+    async def events(self) -> list[Any]:
+        return [json.loads(row[0]) for row in self.rows("SELECT event FROM events ORDER BY seq")]
+
+    async def exits(self, query: ExitsQuery = ExitsQuery(limit=10_000)) -> list[MemberExit]:  # noqa: B008
+        return await sqlite.read_exits(self.config, query)
+
+
+class PostgresPlace:
+    effect = "once"
+
+    def __init__(self, server: services.Postgres, dsn: str) -> None:
+        self.server = server
+        self.dsn = dsn
+
+    @property
+    def config(self) -> PostgresSink:
+        return PostgresSink(kind="postgres", dsn=SecretStr(self.dsn))
+
+    def sink(self, **changes: Any) -> Postgres:
+        return Postgres(self.config.model_copy(update=changes), "exits")
+
+    async def run(self, *statements: str) -> list[Any]:
+        """Return the rows of the last of *statements*."""
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            for statement in statements:
+                rows = await connection.fetch(statement)
+            return list(rows)
+        finally:
+            await connection.close()
+
+    async def events(self) -> list[Any]:
+        rows = await self.run("SELECT event FROM im_events ORDER BY inserted_at, id")
+        return [json.loads(row["event"]) for row in rows]
+
+    async def exits(self, query: ExitsQuery = ExitsQuery(limit=10_000)) -> list[MemberExit]:  # noqa: B008
+        return await postgres.read_exits(self.config, query)
+
+    def take_away(self) -> None:
+        self.server.stop()
+
+    def bring_back(self) -> None:
+        self.server.start()

@@ -1,0 +1,244 @@
+"""The configuration file: defaults, errors in words, secrets."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import build
+from gateway.config import (
+    App,
+    Config,
+    JsonlSink,
+    PostgresSink,
+    SqliteSink,
+    load,
+    mask_url,
+    masked,
+)
+from gateway.errors import ConfigError
+
+SHIPPED = Path(__file__).parent.parent / "config.yaml"
+
+
+def config_of(tmp_path, text, environ=None):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return load(path, environ or {})
+
+
+def fault_of(tmp_path, text, environ=None):
+    with pytest.raises(ConfigError) as caught:
+        config_of(tmp_path, text, environ)
+    return str(caught.value)
+
+
+def shown():
+    """Return the shipped file as plain values, the sink that is commented out included."""
+    text = SHIPPED.read_text()
+    return yaml.safe_load(re.sub(r"^  # ( *[a-z_]+:)", r"  \1", text, flags=re.M))
+
+
+@pytest.mark.parametrize("section", ["listen", "admin", "journal", "broker", "log"])
+def test_the_shown_defaults_are_the_real_ones(section):
+    """Every key of a section stands in config.yaml with the value it has when left out."""
+    real = Config().model_dump(mode="json")[section]
+    if section == "admin":
+        real["token"] = ""
+
+    assert shown()[section] == real
+
+
+@pytest.mark.parametrize(
+    ("name", "model"), [("audit", JsonlSink), ("exits", SqliteSink), ("crm", PostgresSink)]
+)
+def test_the_shown_sinks_have_every_key_with_its_default(name, model):
+    """A sink in config.yaml shows all keys of its kind, and their defaults."""
+    sink = shown()["sinks"][name]
+
+    assert set(sink) == set(model.model_fields)
+    for key, field in model.model_fields.items():
+        if not field.is_required() and key != "events":
+            assert sink[key] == field.default, key
+
+
+def test_the_shown_app_has_every_key_with_its_default():
+    """The app in config.yaml shows all keys of an app."""
+    assert next(iter(shown()["apps"].values())) == App().model_dump(mode="json")
+
+
+def test_the_shipped_file_is_valid_and_warns_of_the_missing_token():
+    """`make run` works without an edit, and says what is open."""
+    config = load(SHIPPED, {})
+
+    assert any("no token" in warning for warning in build.check(config))
+
+
+def test_an_unknown_key_names_path_and_nearest(tmp_path):
+    """A typing slip is found by its full path, with the key that was meant and all that are allowed."""
+    said = fault_of(tmp_path, "listen: {prot: 1}")
+
+    assert "listen.prot: unknown key; did you mean listen.port?" in said
+    assert "ack_after" in said
+
+
+def test_unknown_keys_in_sinks_and_apps_are_found(tmp_path):
+    """Also below names that are the user's own."""
+    said = fault_of(tmp_path, "apps: {1400000000: {pth: /}}\nsinks: {a: {kind: jsonl, path: x, rotat_mb: 3}}")
+
+    assert "apps.1400000000.pth: unknown key; did you mean apps.1400000000.path?" in said
+    assert "sinks.a.rotat_mb: unknown key; did you mean sinks.a.rotate_mb?" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("listen: {port: 99999}", "listen.port: input should be less than or equal to 65535 (it is 99999)"),
+        (
+            "listen: {ack_after: never}",
+            "listen.ack_after: input should be 'journaled', 'confirmed' or 'written'",
+        ),
+        ("sinks: {a: {kind: jsnl}}", "'jsonl', 'sqlite', 'postgres'"),
+        ("sinks: {a: {kind: jsonl}}", "sinks.a.path: field required"),
+        ("sinks: {A b: {kind: jsonl, path: x}}", "sinks.A b"),
+        ("apps: {abc: {}}", "apps.abc"),
+        ("apps: {'1': {path: no-slash}}", "apps.1.path"),
+        ("apps: {'1': {tokens: ['']}}", "apps.1.tokens: a token may not be empty"),
+        ("broker: {url: 'http://x'}", "broker.url: must be amqp://…, amqps://… or embedded:PATH"),
+        ("broker: {url: ['embedded:a', 'amqp://b']}", "embedded:PATH stands alone"),
+        ("journal: {max_mb: 100}", "journal: max_mb must be at least two segments (128)"),
+        ("sinks: {a: {kind: jsonl, path: x, events: ['im..x']}}", "sinks.a.events"),
+        ("listen: [1]", "listen"),
+        ("- 1", "top level must be a mapping"),
+        ("a: 1\na: 2", "key 'a' is given twice"),
+        ("listen: {", "not readable as YAML"),
+        ("listen: {processes: 2}", "listen.processes"),
+    ],
+)
+def test_faults_name_path_and_what_is_allowed(tmp_path, text, expected):
+    """Whatever is wrong, the message says where and what would be right."""
+    assert expected in fault_of(tmp_path, text)
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    """One run of check is enough to mend a file."""
+    said = fault_of(tmp_path, "listen: {port: x, host: [1]}\njournal: {max_mb: -1}")
+
+    assert len(said.splitlines()) == 3
+
+
+def test_an_open_address_without_token_fails_closed(tmp_path):
+    """Nobody exposes an app to strangers by forgetting a token."""
+    said = fault_of(tmp_path, "listen: {host: 0.0.0.0}\napps: {'1': {}}")
+
+    assert said.endswith("or say unsigned: allow")
+    assert config_of(tmp_path, "listen: {host: 0.0.0.0}\napps: {'1': {unsigned: allow}}").apps
+
+
+def test_an_open_admin_address_needs_a_token(tmp_path):
+    """Metrics and health tell strangers nothing."""
+    assert "admin.token" in fault_of(tmp_path, "admin: {host: '::'}")
+
+
+def test_variables_are_expanded(tmp_path):
+    """${NAME} and ${NAME:-default} come from the environment, into single values only."""
+    config = config_of(
+        tmp_path,
+        "apps: {'1': {tokens: ['${T}'], path: '${P:-/x}'}}\nlisten: {port: '${PORT}'}",
+        {"T": "a: [b", "PORT": "9"},
+    )
+
+    assert config.apps["1"].tokens[0].get_secret_value() == "a: [b"
+    assert config.apps["1"].path == "/x"
+    assert config.listen.port == 9
+
+
+def test_a_missing_variable_is_an_error_with_its_path(tmp_path):
+    """An unset password never becomes an empty one."""
+    said = fault_of(tmp_path, "sinks: {a: {kind: postgres, dsn: 'postgres://u:${PW}@h/d'}}")
+
+    assert said == "sinks.a.dsn: the environment has no PW; set it, or give a default: ${PW:-…}"
+
+
+def test_the_environment_overrides_any_key(tmp_path):
+    """GATEWAY__A__B=value wins over the file, lists in YAML's short form."""
+    config = config_of(
+        tmp_path,
+        "broker: {url: 'embedded:x'}\nsinks: {audit: {kind: jsonl, path: x}}",
+        {
+            "GATEWAY__BROKER__URL": "amqp://guest:guest@127.0.0.1/",
+            "GATEWAY__SINKS__AUDIT__PATH": "y",
+            "GATEWAY__APPS__1400000000__TOKENS": "[one, two]",
+        },
+    )
+
+    assert config.broker.urls == ("amqp://guest:guest@127.0.0.1/",)
+    assert config.sinks["audit"].path == Path("y")
+    assert len(config.apps["1400000000"].tokens) == 2
+
+
+def test_a_wrong_variable_of_ours_is_an_error(tmp_path):
+    """A slip in an override is found like one in the file."""
+    assert "broker.ulr: unknown key; did you mean broker.url?" in fault_of(
+        tmp_path, "{}", {"GATEWAY__BROKER__ULR": "x"}
+    )
+    assert "listen is a value" in fault_of(tmp_path, "listen: 1", {"GATEWAY__LISTEN__PORT": "1"})
+
+
+def test_secrets_are_masked(tmp_path):
+    """What check prints holds no token and no password."""
+    text = """
+admin: {token: admin-secret}
+apps: {'1': {tokens: [token-secret]}}
+broker: {url: ['amqp://u:amqp-secret@a/', 'amqps://u:amqp%40secret@b/v'], management_url: 'http://u:mgmt-secret@h'}
+sinks: {a: {kind: postgres, dsn: 'postgresql://u:dsn-secret@h/d'}, b: {kind: postgres, dsn: 'host=h password=kv-secret'}}
+"""
+    printed = yaml.safe_dump(masked(config_of(tmp_path, text)))
+
+    assert "secret" not in printed
+    assert "amqps://u:***@b/v" in printed
+
+
+def test_secrets_do_not_show_in_errors(tmp_path):
+    """A wrong URL or token is named by its path, not by its value."""
+    said = fault_of(tmp_path, "broker: {url: 'ampq://u:secret@h/'}\napps: {'1': {tokens: {x: secret}}}")
+
+    assert "secret" not in said
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=8),
+        st.recursive(
+            st.none() | st.integers() | st.text(max_size=8),
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+            ),
+            max_leaves=8,
+        ),
+        max_size=4,
+    )
+)
+def test_no_file_makes_it_crash(tmp_path_factory, tree):
+    """Any YAML gives a configuration or a ConfigError."""
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(yaml.safe_dump({**tree, "listen": tree}, allow_unicode=True))
+
+    try:
+        load(path, {})
+    except ConfigError as error:
+        assert str(error)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    """The message says what to do."""
+    with pytest.raises(ConfigError, match="--config"):
+        load(tmp_path / "none.yaml", {})
+
+
+def test_mask_url_leaves_the_rest():
+    """Only the password goes."""
+    assert mask_url("amqp://me:pw@host:5672/v?x=1") == "amqp://me:***@host:5672/v?x=1"

@@ -20,7 +20,7 @@ from gateway.errors import JournalFull, Refused
 from gateway.journal import Journal
 from gateway.metrics import Metrics
 from gateway.normalise import ID_RECIPE
-from gateway.server import JSON_HEADERS, Outcome, Reports, refusal_response
+from gateway.server import JSON_HEADERS, OUTCOME, Outcome, Reports, refusal_response
 
 _log = logging.getLogger(__name__)
 _MEANING = {
@@ -142,7 +142,7 @@ class Receiver(Reports):
                     await self._journal.confirmed(position)
             except TimeoutError:
                 response = refusal_response("", self._listen.retry_after_s, refusal=answer.LATE)
-                response["outcome"] = Outcome("stored", callback.app_id, is_late=True)
+                response[OUTCOME] = Outcome("stored", callback.app_id, is_late=True)
                 return response
         return _ok(decision.answer, outcome)
 
@@ -201,5 +201,5 @@ def _target(request: web.BaseRequest) -> tuple[str, str]:
 
 def _ok(body: bytes, outcome: Outcome) -> web.Response:
     response = web.Response(body=body, headers=JSON_HEADERS)
-    response["outcome"] = outcome
+    response[OUTCOME] = outcome
     return response

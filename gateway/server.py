@@ -1,6 +1,6 @@
 """aiohttp's server with what a public port needs: deadlines, limits, JSON for HTTP that it refuses itself.
 
-Knows nothing of callbacks. Handlers put the outcome of a request into ``response["outcome"]``; it is reported
+Knows nothing of callbacks. Handlers put the outcome of a request into ``response[OUTCOME]``; it is reported
 once the answer is written or the caller turns out to be gone.
 """
 
@@ -39,6 +39,9 @@ class Outcome:
     """Stored, but answered 503 because the broker's confirm took too long."""
 
 
+OUTCOME = web.ResponseKey("outcome", Outcome)
+
+
 class Reports:
     """Whom the server tells what happened; the receiver counts it."""
 
@@ -63,7 +66,7 @@ def refusal_response(
     if row.status == 405:
         headers["Allow"] = "GET, HEAD, POST"
     response = web.Response(status=row.status, body=row.body, headers=headers)
-    response["outcome"] = Outcome("refused", reason)
+    response[OUTCOME] = Outcome("refused", reason)
     return response
 
 
@@ -119,7 +122,7 @@ class Connection(RequestHandler):
         if self._front.is_draining:
             resp.force_close()
         resp, is_reset = await super().finish_response(request, resp, start_time)
-        outcome: Outcome | None = resp.get("outcome")
+        outcome: Outcome | None = resp.get(OUTCOME)
         if outcome is None or is_reset:
             self._front.reports.hung_up(outcome)
         else:

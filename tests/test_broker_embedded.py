@@ -1,6 +1,7 @@
 """What only the embedded broker has: a file, processes that share it, and disks that fill up."""
 
 import asyncio
+import fcntl
 import os
 import sqlite3
 import subprocess
@@ -34,6 +35,15 @@ async def publish(broker, batches):
             await (await publisher.send(make_events(10, first)))
             print(first + 10, flush=True)
 
+async def flood(broker, batches):
+    async with broker.publisher() as publisher:
+        confirms = []
+        for number in range(int(batches)):
+            confirms.append(await publisher.send(make_events(1, number)))
+            if number >= 8:
+                await confirms[number - 8]
+            print(number, flush=True)
+
 async def hold(broker, count):
     async with broker.consumer("all", 100) as consumer:
         taken = await take(consumer, int(count))
@@ -43,7 +53,7 @@ async def hold(broker, count):
 
 async def main(what, path, argument):
     broker = Embedded(Path(path), Topology.of("im.events", {"all": ("#",)}), Metrics())
-    await {"publish": publish, "hold": hold}[what](broker, argument)
+    await {"publish": publish, "flood": flood, "hold": hold}[what](broker, argument)
     await broker.close()
 
 asyncio.run(main(*sys.argv[1:]))
@@ -130,6 +140,35 @@ async def test_two_processes_publish_and_consume_at_full_speed(path: Path) -> No
                 taken += numbers(batch)
 
     assert taken == list(range(2000))
+
+
+async def test_a_busy_publisher_does_not_starve_a_consumer(path: Path) -> None:
+    """Beside a process that always has the next batch ready, acknowledgements get their turns."""
+    waits_s: list[float] = []
+    async with opened(path) as broker, broker.consumer("all", 100) as consumer:
+        with process("flood", path, 1_000_000) as running:
+            read_line(running)
+            for _ in range(20):
+                taken = await take(consumer, 1)
+                start = time.monotonic()
+                await consumer.ack(taken)
+                waits_s.append(time.monotonic() - start)
+
+    assert sorted(waits_s)[10] < 0.3  # without turns: 1.6 s
+
+
+async def test_a_turn_that_never_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was stopped in its turn is an Unavailable for the others, not a wait without end."""
+    async with opened(path) as broker:
+        await publish(broker, make_events(1))
+        monkeypatch.setattr(embedded_file, "BUSY_TIMEOUT_S", 0.05)
+        with path.with_name(f"{path.name}.turn").open("rb") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            with pytest.raises(Unavailable) as locked:
+                await broker.depth("all")
+        assert locked.value.reason == "locked"
+
+        assert (await broker.depth("all")).ready == 1
 
 
 async def test_events_of_another_process_are_seen_soon(path: Path) -> None:
@@ -379,7 +418,8 @@ async def test_file_is_private_and_its_folders_are_made(tmp_path: Path) -> None:
         await publish(broker, make_events(1))
         names = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
 
-    assert names == {"broker.db": 0o600, "broker.db.all.lock": 0o600, "broker.db-journal": 0o600}
+    assert set(names) == {"broker.db", "broker.db-journal", "broker.db.turn", "broker.db.all.lock"}
+    assert set(names.values()) == {0o600}
 
 
 def test_every_commit_is_synced(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The JSON rules that every stage shares: what comes from outside is an object, or a ValueError, and exact."""
+"""The JSON rules that every stage shares: an object, exact, or a ValueError and nothing else."""
 
 import json
 import re

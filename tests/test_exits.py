@@ -38,7 +38,7 @@ def an_exit(**changes: object) -> MemberExit:
 
 def shown(exits: list[MemberExit]) -> str:
     out = io.StringIO()
-    render_table(exits, Console(file=out, width=200, force_terminal=True, color_system=None))
+    render_table(exits, Console(file=out, width=400, force_terminal=True, color_system=None))
     return out.getvalue()
 
 
@@ -131,7 +131,7 @@ def test_a_clipped_text_fits_its_column(text: str) -> None:
 
     assert len(column) <= MAX_TEXT_CHARS
     assert "\0" not in column
-    assert column.encode()
+    assert column.encode().decode() == column
     assert column == clip(column)
     if len(text) <= MAX_TEXT_CHARS:
         assert column == "".join("\ufffd" if c == "\0" or "\ud800" <= c <= "\udfff" else c for c in text)
@@ -199,7 +199,7 @@ def test_hostile_names_do_nothing_to_the_terminal() -> None:
     text = shown([an_exit(group_id=HOSTILE, member=HOSTILE, operator=HOSTILE, exit_type=HOSTILE, app_id="1")])
 
     assert all(char.isprintable() or char == "\n" for char in text)
-    assert r"\x1b[31m[bold]x[/bold]\x07\x9b2J\u202e\x7f\n\r\u2028" in text.replace("\n", "")
+    assert r"\x1b[31m[bold]x[/bold]\x07\x9b2J\u202e\x7f\n\r\u2028" in text
 
 
 def test_json_names_each_field_and_keeps_each_character() -> None:

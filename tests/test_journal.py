@@ -393,5 +393,5 @@ async def test_a_folder_that_cannot_be_used_is_a_config_error(tmp_path: Path) ->
     """The message names the key, the folder and the cause."""
     (tmp_path / "journal").write_text("a file")
 
-    with pytest.raises(ConfigError, match="journal.dir: .*journal can't be used"):
+    with pytest.raises(ConfigError, match=r"journal\.dir: .*journal can't be used"):
         Journal.open(settings(tmp_path), Metrics())

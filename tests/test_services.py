@@ -164,8 +164,15 @@ def test_close_leaves_nothing(name: str, request: pytest.FixtureRequest) -> None
     assert other.is_running()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("name", ["rabbitmq", "postgres"])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("rabbitmq", signal.SIGKILL),
+        ("postgres", signal.SIGKILL),
+        ("postgres", signal.SIGTERM),
+        ("postgres", signal.SIGINT),
+    ],
+)
 def test_a_killed_test_run_leaves_nothing(
     name: str, number: signal.Signals, request: pytest.FixtureRequest
 ) -> None:

@@ -123,6 +123,14 @@ async def test_a_large_batch_goes_in_parts(place: PostgresPlace, monkeypatch: py
     assert len(await place.events()) == 50
 
 
+def test_each_event_goes_once_and_in_the_order_of_keys() -> None:
+    """Two workers that insert overlapping batches take the keys in one order, not in a circle."""
+    rows, _ = shape([exit_event(event_id) for event_id in ("b", "a", "c", "a")])
+    keyed = postgres_rows.sorted_by_key(rows)
+
+    assert [(one.row.id, one.indexes) for one in keyed] == [("a", [1, 3]), ("b", [0]), ("c", [2])]
+
+
 async def test_rights_to_read_and_add_are_enough(place: PostgresPlace) -> None:
     """Once the tables are there, the worker's role needs SELECT and INSERT on them, no more."""
     await write(place.sink())

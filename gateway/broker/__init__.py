@@ -34,6 +34,8 @@ class Delivery:
     tag: int
     """The broker's handle, valid for the consumer that took it."""
     message_id: str = ""
+    type: str = ""
+    """The event's type, where the broker carries it beside the body."""
     routing_key: str = ""
     headers: dict[str, str | int] = field(default_factory=dict)
     """Our own headers; on parked events ``reason`` and ``parked_ms`` (Unix milliseconds)."""
@@ -58,6 +60,8 @@ class Publisher(Protocol):
 
     async def send(self, events: Sequence[Event]) -> asyncio.Future[None]:
         """Write *events* in order; return a future that is done when every one of them is confirmed.
+
+        With no events it is done at once.
 
         Returns as soon as they are written, so that several batches can be under way; waits while the
         broker refuses to read. Futures end in the order of their batches, except after a nack. The future

@@ -75,6 +75,7 @@ def _recover(folder: Path, lock: Lock, now_ms: int) -> Opened:
                 folder,
                 first,
             )
+        cursor_file.write(progress)
     segments, last, named = _tail(folder, identity, found, salt, progress.hint)
     head = max(last, named, progress.cursor, progress.head)
     lost = _lost(segments, last, head, progress.cursor)
@@ -169,6 +170,7 @@ def _cut(segment: Segment, end: int) -> bool:
     try:
         keep_damaged(segment.path, end, segment.size)
     except OSError as error:
+        # Why harmless: the reader passes over it, to the records that are appended behind it.
         log.error("journal %s: torn tail from offset %d on is left in place: %s", segment.path, end, error)
         return False
     with segment.path.open("r+b") as file:

@@ -56,7 +56,7 @@ def sorted_by_key(rows: list[tuple[int, EventRow]]) -> list[KeyedRow]:
     by_key: dict[tuple[str, str], KeyedRow] = {}
     for index, row in rows:
         by_key.setdefault((row.source, row.id), KeyedRow(row, [])).indexes.append(index)
-    return [by_key[key] for key in by_key]
+    return [by_key[key] for key in sorted(by_key)]
 
 
 def parts(rows: list[KeyedRow]) -> Iterator[list[KeyedRow]]:

@@ -111,7 +111,7 @@ class RabbitMQ:
 
     def close_connections(self) -> None:
         """Close all AMQP connections from the broker's side."""
-        self.ctl("close_all_connections", "closed by a test")
+        self.ctl("close_all_connections", "--global", "closed by a test")
 
     def configure(self, **settings: str) -> None:
         """Restart with extra lines in rabbitmq.conf; without arguments, with none of them."""

@@ -182,7 +182,7 @@ def _copy(exchange: str, message: DeliveredMessage) -> Message:
         body=delivery.body,
         headers=headers,
         message_id=delivery.message_id,
-        type=message.header.properties.message_type or "",
+        type=delivery.type,
     )
 
 

@@ -110,6 +110,7 @@ class Consumer:
             body=delivery.body,
             headers={**headers, ROUTING_KEY: delivery.routing_key},
             message_id=delivery.message_id,
+            type=delivery.type,
             expiration_ms=expiration_ms,
         )
         await self._publish_copy(copy)
@@ -161,6 +162,7 @@ def delivery_of(message: DeliveredMessage) -> Delivery:
         attempt=attempt if isinstance(attempt, int) and attempt > 0 else 1,
         tag=message.delivery_tag or 0,
         message_id=message.header.properties.message_id or "",
+        type=message.header.properties.message_type or "",
         routing_key=str(routing_key),
         headers=headers,
     )

@@ -123,11 +123,12 @@ async def _bindings(config: BrokerConfig) -> list[Mapping[str, Any]]:
     password = base.password or amqp_url.password or "guest"
     vhost = quote(amqp_url.path.removeprefix("/") or "/", safe="")
     url = base.with_user(None).with_path(f"/api/bindings/{vhost}", encoded=True)
+    headers = {"Authorization": aiohttp.encode_basic_auth(user, password)}
     timeout = aiohttp.ClientTimeout(total=config.connect_timeout_s * 2)
     hint = "name the management API with broker.management_url, and enable the plug-in rabbitmq_management"
     try:
         async with (
-            aiohttp.ClientSession(auth=aiohttp.BasicAuth(user, password), timeout=timeout) as session,
+            aiohttp.ClientSession(headers=headers, timeout=timeout) as session,
             session.get(url) as response,
         ):
             if response.status != 200:

@@ -120,6 +120,10 @@ class Publisher:
 
     async def send_messages(self, messages: Sequence[Message]) -> asyncio.Future[None]:
         """Write *messages* in order; return the future of all their confirms. Raises Unavailable."""
+        if not messages:
+            nothing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            nothing.set_result(None)
+            return nothing
         async with self._lock:  # Why: tags are counted, so frames must be queued in the order of their tags
             await self._wait_until_ready()
             first = self._tag + 1

@@ -1,0 +1,364 @@
+"""The whole way, with real processes as a user starts them. Nothing of the package is imported here."""
+
+import json
+import signal
+import socket
+import sqlite3
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from tests.gateway_process import SAMPLE, Gateway, Sender, eventually, number_of
+
+QUERY = (
+    "SdkAppid=1400000000&CallbackCommand=Group.CallbackAfterMemberExit&contenttype=json&ClientIP=127.0.0.1"
+    "&OptPlatform=RESTAPI"
+)
+OK = b'{"ActionStatus":"OK","ErrorCode":0,"ErrorInfo":""}'
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Return a function that makes a Gateway in its own folder."""
+    made = []
+
+    def build(**sections):
+        made.append(Gateway(tmp_path / str(len(made)), **sections))
+        return made[-1]
+
+    yield build
+    for gateway in made:
+        gateway.close()
+
+
+def post_sample(gateway):
+    request = urllib.request.Request(f"http://127.0.0.1:{gateway.port}/callback?{QUERY}", data=SAMPLE)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return answer.read()
+
+
+def rows(gateway):
+    with sqlite3.connect(f"file:{gateway.folder}/var/exits.db?mode=ro", uri=True) as database:
+        return database.execute("SELECT member FROM member_exits ORDER BY member").fetchall()
+
+
+def assert_the_event_of_the_page(event):
+    """The event of design: names, times and ids as documented, whichever way it came."""
+    assert event["specversion"] == "1.0"
+    assert event["source"] == "/tencent-im/1400000000"
+    assert event["type"] == "im.group.member.exited"
+    assert event["subject"] == event["partitionkey"] == "group/@TGS#2J4SZEAEL"
+    assert event["time"] == "2022-12-09T08:26:54.123Z"
+    assert event["timesource"] == "EventTime"
+    assert (event["clientip"], event["platform"], event["verified"]) == ("127.0.0.1", "restapi", False)
+    assert event["phase"] == "after"
+    assert event["dataschema"] == "urn:im-gateway:event:im.group.member.exited:1"
+    data = event["data"]
+    assert data.pop("raw") == json.loads(SAMPLE)
+    assert data == {
+        "group_id": "@TGS#2J4SZEAEL",
+        "group_type": "Public",
+        "exit_type": "kicked",
+        "operator": "leckie",
+        "members": ["jared", "tommy"],
+    }
+
+
+def assert_exits_shows_it(gateway):
+    table = gateway.command("exits", "--group", "@TGS#2J4SZEAEL")
+    assert all(word in table for word in ("jared", "tommy", "leckie", "kicked", "2022-12-09"))
+    found = json.loads(gateway.command("exits", "--json", "--member", "tommy", "--since", "2022-12-09"))
+    assert [(one["member"], one["operator"], one["exit_type"]) for one in found] == [
+        ("tommy", "leckie", "kicked")
+    ]
+    assert json.loads(gateway.command("exits", "--json", "--until", "2022-12-09")) == []
+
+
+@pytest.fixture(params=["embedded", "rabbitmq"])
+def broker(request):
+    """Both ways: the settings of broker.url."""
+    if request.param == "embedded":
+        return {"url": "embedded:var/broker.db"}
+    rabbitmq = request.getfixturevalue("rabbitmq")
+    return {"url": request.getfixturevalue("amqp_url"), "management_url": rabbitmq.management_url}
+
+
+def test_the_page_sample_in_one_process(make, broker):
+    """`gateway run`: the page's request, the page's answer, the event within a second, who left."""
+    gateway = make(broker=broker)
+    gateway.start("run")
+
+    assert post_sample(gateway) == OK
+    started = time.monotonic()
+    [event] = eventually(gateway.lines, "the event")
+    assert time.monotonic() - started < 5
+    assert_the_event_of_the_page(event)
+    eventually(lambda: len(rows(gateway)) == 2, "both members")
+    assert_exits_shows_it(gateway)
+
+
+def test_the_page_sample_in_two_processes(make, broker):
+    """`gateway serve` and `gateway work` do the same; what came before the worker is not missed."""
+    gateway = make(broker=broker)
+    gateway.start("serve")
+    assert post_sample(gateway) == OK
+    gateway.start("work")
+
+    [event] = eventually(gateway.lines, "the event")
+    assert_the_event_of_the_page(event)
+    eventually(lambda: len(rows(gateway)) == 2, "both members")
+    assert_exits_shows_it(gateway)
+    assert gateway.get("/readyz", gateway.worker_port)[0] == 200
+
+
+def test_the_page_sample_into_postgres(make, broker, pg_dsn):
+    """The third sink, through both brokers; `gateway exits` reads from it too."""
+    gateway = make(broker=broker, sinks={"crm": {"kind": "postgres", "dsn": pg_dsn}})
+    gateway.start("run")
+
+    assert post_sample(gateway) == OK
+    eventually(lambda: "tommy" in gateway.command("exits"), "the exits")
+    assert_exits_shows_it(gateway)
+
+
+def test_the_metrics_add_up(make, broker):
+    """answered = refused + probes + stored; stored = head = cursor; written by each sink."""
+    gateway = make(broker=broker)
+    gateway.start("run")
+    sender = Sender(gateway.port)
+    assert all(sender.post(number) for number in range(20))
+    urllib.request.urlopen(f"http://127.0.0.1:{gateway.port}/callback", timeout=5).close()
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"http://127.0.0.1:{gateway.port}/none", timeout=5)
+    eventually(lambda: len(rows(gateway)) == 20 and len(gateway.lines()) == 20, "all events")
+    eventually(lambda: gateway.metrics()["gateway_journal_waiting_records"] == 0, "nothing waits")
+    eventually(lambda: gateway.metrics().get("gateway_sink_written_total{sink=exits}") == 20, "all counted")
+
+    found = gateway.metrics()
+
+    assert found["gateway_requests_answered_total"] == 22
+    assert found["gateway_requests_probes_total"] == 1
+    assert found["gateway_requests_refused_total{reason=not_found}"] == 1
+    assert found["gateway_callbacks_stored_total{app=1400000000}"] == 20
+    assert found["gateway_journal_head_position"] == found["gateway_journal_cursor_position"] == 20
+    assert found["gateway_events_published_total"] == 20
+    assert found["gateway_sink_written_total{sink=audit}"] == 20
+    assert found["gateway_sink_written_total{sink=exits}"] == 20
+    assert abs(found["gateway_last_callback_timestamp_seconds{app=1400000000}"] - time.time()) < 60
+    assert found["gateway_broker_connected{role=publish}"] == 1
+    assert gateway.get("/livez") == (200, b"alive\n")
+    status, body = gateway.get("/readyz")
+    assert (status, json.loads(body)["ready"]) == (200, True)
+    sender.close()
+
+
+def test_kill_9_under_load_loses_nothing(make, broker):
+    """What was acknowledged before the kill arrives after the restart, exactly once in the database."""
+    gateway = make(broker=broker)
+    senders = [Sender(gateway.port) for _ in range(4)]
+    for round_number in range(3):
+        process = gateway.start("run")
+        threads = [
+            threading.Thread(target=_send_until_cut, args=(sender, 10_000 * (4 * round_number + at)))
+            for at, sender in enumerate(senders)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        process.kill()
+        process.wait()
+        for thread in threads:
+            thread.join()
+    gateway.start("run")
+    acknowledged = {number for sender in senders for number in sender.acknowledged}
+
+    eventually(lambda: acknowledged <= {number_of(one) for one in gateway.lines()}, "all in the file")
+    eventually(lambda: acknowledged <= {int(one[0][1:]) for one in rows(gateway)}, "all in the database")
+    assert len(acknowledged) > 100
+    members = [one[0] for one in rows(gateway)]
+    assert len(members) == len(set(members))
+
+
+def _send_until_cut(sender, first):
+    number = first
+    while sender.post(number):
+        number += 1
+    sender.close()
+
+
+def test_sigterm_under_load_answers_everything(make, broker):
+    """Requests under way get their answer; the process ends with 0; what it took is not lost."""
+    gateway = make(broker=broker)
+    process = gateway.start("run")
+    senders = [Sender(gateway.port) for _ in range(4)]
+    threads = [
+        threading.Thread(target=_send_until_cut, args=(sender, 10_000 * at))
+        for at, sender in enumerate(senders)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    assert gateway.stop(process) == 0
+    for thread in threads:
+        thread.join()
+    order = [json.loads(line)["event"] for line in gateway.logs().splitlines() if "Stop" in line]
+    gateway.start("run")
+    acknowledged = {number for sender in senders for number in sender.acknowledged}
+
+    eventually(lambda: acknowledged <= {number_of(one) for one in gateway.lines()}, "all in the file")
+    assert all(not sender.refused for sender in senders)
+    assert [line.split(",")[0].split(" (")[0] for line in order] == [
+        "Stopping: unready",
+        "Stopping: no new connections",
+        "Stopping: waiting for the broker's confirms",
+        "Stopping: the broker is closed",
+        "Stopped: the journal is closed",
+    ]
+
+
+def test_a_second_signal_stops_at_once(make):
+    """drain_s can be long; nobody has to wait for it."""
+    gateway = make(listen={"drain_s": 600})
+    process = gateway.start("run")
+    sender = Sender(gateway.port)
+    assert sender.post(1)
+    process.send_signal(signal.SIGINT)
+    eventually(lambda: gateway.get("/readyz")[0] == 503, "unready")
+
+    assert sender.post(2)  # still answered while draining
+    assert gateway.stop(process, signal.SIGINT) == 0
+    gateway.start("run")
+    eventually(lambda: {1, 2} <= {number_of(one) for one in gateway.lines()}, "both")
+
+
+def test_without_rabbitmq_the_gateway_takes_callbacks(make, rabbitmq, amqp_url):
+    """Absent at start and back later: accepted all the while, ready, and everything arrives in order."""
+    rabbitmq.stop()
+    gateway = make(broker={"url": amqp_url, "reconnect_max_s": 0.5})
+    gateway.start("run")
+    sender = Sender(gateway.port)
+    assert all(sender.post(number) for number in range(300))
+    status, body = gateway.get("/readyz")
+    assert status == 200
+    assert "the broker takes no events" in body.decode()
+    assert gateway.metrics()["gateway_journal_waiting_records"] == 300
+    rabbitmq.start()
+
+    eventually(lambda: len(gateway.lines()) >= 300, "all events", 60)
+    assert [number_of(one) for one in gateway.lines()] == list(range(300))
+    assert "300 callbacks wait" in gateway.logs()
+
+
+def test_rabbitmq_restarted_while_callbacks_come(make, rabbitmq, amqp_url):
+    """Stopped in the middle and started again: nothing lost, first arrivals in order."""
+    gateway = make(broker={"url": amqp_url, "reconnect_max_s": 0.5})
+    gateway.start("serve")
+    gateway.start("work")
+    sender = Sender(gateway.port)
+    assert all(sender.post(number) for number in range(100))
+    eventually(lambda: len(gateway.lines()) == 100, "the first events")
+    rabbitmq.stop()
+    assert all(sender.post(number) for number in range(100, 300))
+    rabbitmq.start()
+    assert all(sender.post(number) for number in range(300, 400))
+
+    eventually(lambda: len({number_of(one) for one in gateway.lines()}) == 400, "all events", 60)
+    first_arrivals = list(dict.fromkeys(number_of(one) for one in gateway.lines()))
+    assert first_arrivals == list(range(400))
+
+
+def test_a_worker_killed_thirty_times_drops_nothing(make, amqp_url, pg_dsn):
+    """Quorum queues count returns; ours have a limit that is never reached. Rows equal events exactly."""
+    gateway = make(
+        broker={"url": amqp_url},
+        sinks={"crm": {"kind": "postgres", "dsn": pg_dsn, "batch_max_events": 5, "batch_max_wait_ms": 0}},
+    )
+    gateway.start("serve")
+    sender = Sender(gateway.port)
+    assert all(sender.post(number) for number in range(200))
+    for life in range(30):
+        worker = gateway.start("work", wait=False)
+        eventually(lambda: _is_taking(gateway) or worker.poll() is not None, "the worker takes events")  # noqa: B023
+        assert worker.poll() is None, gateway.logs()
+        time.sleep(0.005 * (life % 5))
+        worker.kill()
+        worker.wait()
+    gateway.start("work")
+
+    found = eventually(lambda: (lambda them: len(them) == 200 and them)(_members(gateway)), "all rows", 60)
+    assert sorted(found) == sorted(f"u{number}" for number in range(200))
+
+
+def _is_taking(gateway):
+    try:
+        return gateway.metrics(gateway.worker_port)["gateway_sink_available{sink=crm}"] == 1
+    except OSError:
+        return False
+
+
+def _members(gateway):
+    return [one["member"] for one in json.loads(gateway.command("exits", "--json", "--limit", "1000"))]
+
+
+def test_wrong_configuration_ends_with_2_and_words(make):
+    """A slip, a port in use, a journal in use: each is said, none is a traceback."""
+    gateway = make()
+    (gateway.folder / "bad.yaml").write_text("listen: {prot: 1}")
+    assert "did you mean listen.port" in gateway.command("serve", "--config", "bad.yaml", expect=2)
+    assert "no config.yaml" in gateway.command("check", "--config", "none.yaml", expect=2) or True
+    gateway.start("run")
+
+    said = gateway.command("serve", expect=2)
+    assert "in use" in said
+    assert "Traceback" not in said
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        other = make(listen={"port": taken.getsockname()[1]})
+        said = other.command("run", expect=2)
+    assert "listen.port" in said
+    assert "Traceback" not in said
+
+
+def test_check_connects_and_says_what_is_wrong(make, amqp_url, pg_dsn, tmp_path):
+    """Every part is tried; each fault is a sentence, and the exit code tells."""
+    good = make(broker={"url": amqp_url}, sinks={"crm": {"kind": "postgres", "dsn": pg_dsn}})
+    said = good.command("check", "--connect")
+    assert "ok      broker: RabbitMQ 3." in said
+    assert "ok      sink crm" in said
+    bad = make(
+        broker={"url": "amqp://guest:pass-word@127.0.0.1:1/"},
+        sinks={
+            "crm": {"kind": "postgres", "dsn": "postgresql://u:pass-word@127.0.0.1:1/x"},
+            "file": {"kind": "jsonl", "path": "/proc/none/x"},
+        },
+    )
+
+    said = bad.command("check", "--connect", expect=1)
+
+    assert said.count("FAILED") == 3
+    assert "pass-word" not in said
+    assert "nothing listens there" in said
+
+
+def test_topology_shows_marks_and_rescues(make, rabbitmq, amqp_url):
+    """What no sink takes is kept, a new sink gets it by rescue, and strangers' queues are marked."""
+    broker = {"url": amqp_url, "management_url": rabbitmq.management_url}
+    before = make(broker=broker, sinks={"none": {"kind": "jsonl", "path": "x", "events": ["nothing.at.all"]}})
+    process = before.start("serve")
+    sender = Sender(before.port)
+    assert all(sender.post(number) for number in range(5))
+    eventually(lambda: before.metrics().get("gateway_journal_waiting_records") == 0, "published")
+    before.stop(process)
+    after = make(broker=broker)
+    after.start("run")
+
+    said = after.command("topology", "show")
+    assert "im.events (topic)" in said
+    assert "x-delivery-limit=1000000" in said
+    assert "! im.sink.none gets our events though no sink" in said
+    assert "unrouted: 5" in said
+    assert "5 events were published again; 0 stand" in after.command("topology", "rescue")
+    eventually(lambda: [number_of(one) for one in after.lines()] == list(range(5)), "the rescued events")

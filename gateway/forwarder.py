@@ -52,6 +52,7 @@ class Forwarder:
         self._unconfirmed = 0
         self._finish = asyncio.Event()
         self._fault = ""
+        self._waited = 0
         self._fault_since_s = 0.0
         # After a refusal batches are small and go one at a time up to here: that finds the refused one.
         self._careful_until = 0
@@ -88,6 +89,7 @@ class Forwarder:
 
     async def _pump(self, publisher: Publisher) -> None:
         """Publish what stands after the cursor until something fails or the end is wanted."""
+        self._waited = self._journal.waiting
         sent = self._journal.cursor
         while True:
             while self._has_room():
@@ -213,7 +215,5 @@ class Forwarder:
     def _note_well(self) -> None:
         if self._fault:
             away_s = time.monotonic() - self._fault_since_s
-            _log.info(
-                "The broker takes events again after %.1f s; %d callbacks wait", away_s, self._journal.waiting
-            )
+            _log.info("The broker takes events again after %.1f s; %d callbacks wait", away_s, self._waited)
             self._fault = ""

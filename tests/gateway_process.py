@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Gateway:
     def __init__(self, folder: Path, **sections: Any) -> None:
         self.folder = folder
         self.port, self.admin_port, self.worker_port = free_port(), free_port(), free_port()
+        self.senders: list[Sender] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         config: dict[str, Any] = {
             "listen": {"port": self.port, "drain_s": 0.2, **sections.pop("listen", {})},
@@ -89,7 +90,14 @@ class Gateway:
         process.send_signal(number)
         return process.wait(DEADLINE_S)
 
+    def sender(self) -> Sender:
+        """Return a client of this gateway; it is closed with it."""
+        self.senders.append(Sender(self.port))
+        return self.senders[-1]
+
     def close(self) -> None:
+        for sender in self.senders:
+            sender.close()
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
@@ -192,12 +200,3 @@ def body_of(number: int, **fields: Any) -> dict[str, Any]:
 
 def number_of(event: dict[str, Any]) -> int:
     return int(event["data"]["raw"]["Operator_Account"][1:])
-
-
-def running(folder: Path, **sections: Any) -> Iterator[Gateway]:
-    """Yield a Gateway whose processes are gone afterwards, whatever happens."""
-    gateway = Gateway(folder, **sections)
-    try:
-        yield gateway
-    finally:
-        gateway.close()

@@ -6,11 +6,13 @@ import socket
 import sqlite3
 import threading
 import time
+import urllib.error
 import urllib.request
+from contextlib import closing
 
 import pytest
 
-from tests.gateway_process import SAMPLE, Gateway, Sender, eventually, number_of
+from tests.gateway_process import SAMPLE, Gateway, eventually, number_of
 
 QUERY = (
     "SdkAppid=1400000000&CallbackCommand=Group.CallbackAfterMemberExit&contenttype=json&ClientIP=127.0.0.1"
@@ -40,7 +42,7 @@ def post_sample(gateway):
 
 
 def rows(gateway):
-    with sqlite3.connect(f"file:{gateway.folder}/var/exits.db?mode=ro", uri=True) as database:
+    with closing(sqlite3.connect(f"file:{gateway.folder}/var/exits.db?mode=ro", uri=True)) as database:
         return database.execute("SELECT member FROM member_exits ORDER BY member").fetchall()
 
 
@@ -127,7 +129,7 @@ def test_the_metrics_add_up(make, broker):
     """answered = refused + probes + stored; stored = head = cursor; written by each sink."""
     gateway = make(broker=broker)
     gateway.start("run")
-    sender = Sender(gateway.port)
+    sender = gateway.sender()
     assert all(sender.post(number) for number in range(20))
     urllib.request.urlopen(f"http://127.0.0.1:{gateway.port}/callback", timeout=5).close()
     with pytest.raises(urllib.error.HTTPError):
@@ -151,13 +153,12 @@ def test_the_metrics_add_up(make, broker):
     assert gateway.get("/livez") == (200, b"alive\n")
     status, body = gateway.get("/readyz")
     assert (status, json.loads(body)["ready"]) == (200, True)
-    sender.close()
 
 
 def test_kill_9_under_load_loses_nothing(make, broker):
     """What was acknowledged before the kill arrives after the restart, exactly once in the database."""
     gateway = make(broker=broker)
-    senders = [Sender(gateway.port) for _ in range(4)]
+    senders = [gateway.sender() for _ in range(4)]
     for round_number in range(3):
         process = gateway.start("run")
         threads = [
@@ -192,7 +193,7 @@ def test_sigterm_under_load_answers_everything(make, broker):
     """Requests under way get their answer; the process ends with 0; what it took is not lost."""
     gateway = make(broker=broker)
     process = gateway.start("run")
-    senders = [Sender(gateway.port) for _ in range(4)]
+    senders = [gateway.sender() for _ in range(4)]
     threads = [
         threading.Thread(target=_send_until_cut, args=(sender, 10_000 * at))
         for at, sender in enumerate(senders)
@@ -222,7 +223,7 @@ def test_a_second_signal_stops_at_once(make):
     """drain_s can be long; nobody has to wait for it."""
     gateway = make(listen={"drain_s": 600})
     process = gateway.start("run")
-    sender = Sender(gateway.port)
+    sender = gateway.sender()
     assert sender.post(1)
     process.send_signal(signal.SIGINT)
     eventually(lambda: gateway.get("/readyz")[0] == 503, "unready")
@@ -238,7 +239,7 @@ def test_without_rabbitmq_the_gateway_takes_callbacks(make, rabbitmq, amqp_url):
     rabbitmq.stop()
     gateway = make(broker={"url": amqp_url, "reconnect_max_s": 0.5})
     gateway.start("run")
-    sender = Sender(gateway.port)
+    sender = gateway.sender()
     assert all(sender.post(number) for number in range(300))
     status, body = gateway.get("/readyz")
     assert status == 200
@@ -256,7 +257,7 @@ def test_rabbitmq_restarted_while_callbacks_come(make, rabbitmq, amqp_url):
     gateway = make(broker={"url": amqp_url, "reconnect_max_s": 0.5})
     gateway.start("serve")
     gateway.start("work")
-    sender = Sender(gateway.port)
+    sender = gateway.sender()
     assert all(sender.post(number) for number in range(100))
     eventually(lambda: len(gateway.lines()) == 100, "the first events")
     rabbitmq.stop()
@@ -276,7 +277,7 @@ def test_a_worker_killed_thirty_times_drops_nothing(make, amqp_url, pg_dsn):
         sinks={"crm": {"kind": "postgres", "dsn": pg_dsn, "batch_max_events": 5, "batch_max_wait_ms": 0}},
     )
     gateway.start("serve")
-    sender = Sender(gateway.port)
+    sender = gateway.sender()
     assert all(sender.post(number) for number in range(200))
     for life in range(30):
         worker = gateway.start("work", wait=False)
@@ -307,7 +308,7 @@ def test_wrong_configuration_ends_with_2_and_words(make):
     gateway = make()
     (gateway.folder / "bad.yaml").write_text("listen: {prot: 1}")
     assert "did you mean listen.port" in gateway.command("serve", "--config", "bad.yaml", expect=2)
-    assert "no config.yaml" in gateway.command("check", "--config", "none.yaml", expect=2) or True
+    assert "--config" in gateway.command("check", "--config", "none.yaml", expect=2)
     gateway.start("run")
 
     said = gateway.command("serve", expect=2)
@@ -348,7 +349,7 @@ def test_topology_shows_marks_and_rescues(make, rabbitmq, amqp_url):
     broker = {"url": amqp_url, "management_url": rabbitmq.management_url}
     before = make(broker=broker, sinks={"none": {"kind": "jsonl", "path": "x", "events": ["nothing.at.all"]}})
     process = before.start("serve")
-    sender = Sender(before.port)
+    sender = before.sender()
     assert all(sender.post(number) for number in range(5))
     eventually(lambda: before.metrics().get("gateway_journal_waiting_records") == 0, "published")
     before.stop(process)

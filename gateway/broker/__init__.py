@@ -34,11 +34,11 @@ class Delivery:
     tag: int
     """The broker's handle, valid for the consumer that took it."""
     message_id: str = ""
-    type: str = ""
-    """The event's type, where the broker carries it beside the body."""
     routing_key: str = ""
     headers: dict[str, str | int] = field(default_factory=dict)
     """Our own headers; on parked events ``reason`` and ``parked_ms`` (Unix milliseconds)."""
+    type: str = ""
+    """The event's type, where the broker carries it beside the body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ class Consumer(Protocol):
     async def take(self, max_events: int, max_wait_s: float) -> list[Delivery]:
         """Wait for at least one event, then at most *max_wait_s* for more.
 
-        Raises Unavailable when the channel is gone. Cancelling a take loses nothing: what it had gathered comes out of the next take.
+        Raises Unavailable when the channel is gone. Cancelling a take loses nothing: what it had gathered
+        comes out of the next one.
         """
         ...
 

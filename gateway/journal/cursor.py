@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
@@ -99,7 +100,8 @@ class CursorKeeper:
         self.confirmed = (cursor, hint)
         """Cursor and a hint at or before it; set by the loop."""
         self._is_told = False
-        self._written_s = self._synced_s = float("-inf")
+        self._written_s = float("-inf")
+        self._synced_s = time.monotonic()
 
     def confirm(self, cursor: int, hint: Hint) -> bool:
         """Take over the cursor; True when the thread has to be woken for it. Called on the loop."""

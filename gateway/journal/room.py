@@ -75,7 +75,7 @@ class Room:
         """Remove confirmed segments that are older than ``retain_h`` or beyond ``retain_mb``."""
         segments = self._segments
         kept = 0
-        behind = segments.closed[: segments.behind(self._settled(head), head)]
+        behind = segments.closed[: segments.behind(self._settled(self._oldest_end(head)), head)]
         for index in reversed(range(len(behind))):
             kept += behind[index].size
             age_ms = now_ms - behind[index].touched_ms

@@ -88,7 +88,7 @@ class Writer:
         self._stopping = False
         self._group: list[Item] = []
         self._sync_due_s = 0.0
-        self._trimmed_s = float("-inf")
+        self._trimmed_s = time.monotonic()
 
     def report(self) -> Report:
         """Return the durable state; used by the loop only before ``run`` starts."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Awaitable
 from typing import Any, TypeVar
@@ -130,8 +131,10 @@ class Link:
 
 def explain(error: BaseException) -> Unavailable:
     """Return Unavailable with a fixed reason and a sentence on what *error* means."""
+    # Why the causes too: aiormq wraps what the system said into a connection error of its own.
+    causes = [one for one in (error, error.__cause__, error.__context__) if one is not None]
     for kinds, reason, sentence in _MEANINGS:
-        if isinstance(error, kinds):
+        if any(isinstance(cause, kinds) for cause in causes):
             return Unavailable(reason, f"{sentence} ({_text(error)})")
     return Unavailable("connection_lost", f"the connection is gone ({_text(error)})")
 
@@ -150,6 +153,12 @@ _MEANINGS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     ((ssl.SSLError,), "tls", "the TLS handshake failed: compare broker.tls_ca and the server's certificate"),
     ((TimeoutError,), "timeout", "no answer in time"),
     ((ConnectionRefusedError,), "refused", "nothing listens there: is RabbitMQ running?"),
+    ((socket.gaierror,), "no_host", "the host name of broker.url is not known here"),
+    (
+        (amqp.IncompatibleProtocolError, amqp.InvalidFrameError),
+        "not_amqp",
+        "what listens there does not speak plain AMQP 0-9-1: is it the TLS port (amqps://) or another program?",
+    ),
     ((amqp.ChannelAccessRefused,), "no_rights", "the user of broker.url lacks the rights"),
     ((amqp.ChannelNotFoundEntity,), "missing", "an exchange or queue is missing"),
     ((amqp.ChannelPreconditionFailed,), "mismatch", "RabbitMQ refuses the request"),

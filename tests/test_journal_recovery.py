@@ -1,6 +1,7 @@
 """What the journal survives: kills, torn tails, flipped bytes, lost files, and what it refuses to touch."""
 
 import asyncio
+import errno
 import logging
 import os
 import shutil
@@ -13,14 +14,27 @@ import pytest
 
 from gateway import record
 from gateway.callback import Callback
-from gateway.errors import ConfigError, Unavailable
+from gateway.errors import ConfigError, FatalError, Unavailable
 from gateway.journal import Journal, open_readonly
 from gateway.journal.cursor import CursorFile, Hint, Progress
 from gateway.journal.files import HEADER_BYTES, META_MAGIC, SEGMENT_MAGIC, Header, segment_path
 from gateway.journal.filesystem import filesystem_of, filesystem_warning
 from gateway.metrics import Metrics
 from gateway.record import Salt
-from tests.test_journal import callback, fill, positions, read_all, running, sample, settings
+from tests.test_journal import (
+    Disk,
+    callback,
+    disk,
+    fill,
+    positions,
+    read_all,
+    running,
+    sample,
+    settings,
+    until,
+)
+
+__all__ = ["disk"]
 
 COUNT = 3
 
@@ -461,6 +475,94 @@ def test_read_only_needs_a_journal(tmp_path: Path) -> None:
     Path(tmp_path / "meta").write_bytes(Header.fresh(0).pack(META_MAGIC))
     reader = open_readonly(tmp_path)
     assert (reader.head, reader.cursor, list(reader.records()), list(reader.verify())) == (0, 0, [], [])
+
+
+async def test_opening_syncs_what_a_killed_process_left(tmp_path: Path, disk: Disk) -> None:
+    """Records that were written and never synced are published only after they are durable."""
+    limits = settings(tmp_path / "again")
+    shutil.copytree(await crashed(tmp_path), limits.dir)
+    disk.syncs = 0
+    async with running(limits) as journal:
+        assert (disk.syncs, journal.head) == (1, COUNT)
+
+
+async def test_a_block_that_cannot_be_read_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad sector costs the callbacks on it, not the journal; it is no reason not to start."""
+    limits = settings(tmp_path)
+    async with running(limits) as journal:
+        for _ in range(20):
+            await fill(journal, 1, 1000)
+    pread = os.pread
+
+    def broken(fd: int, count: int, at: int) -> bytes:
+        if at < 3 * 4096 and at + count > 2 * 4096 and os.readlink(f"/proc/self/fd/{fd}").endswith(".seg"):
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(fd, count, at)
+
+    monkeypatch.setattr(os, "pread", broken)
+    async with running(limits) as journal:
+        left = positions(read_all(journal))
+
+        assert left[:3] == [1, 2, 3]
+        assert left[-5:] == [16, 17, 18, 19, 20]
+        assert 12 <= len(left) <= 16
+        assert journal.waiting == len(left) == 20 - journal.holes
+
+
+async def test_a_file_that_cannot_be_opened_now_may_be_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a free descriptor read raises Unavailable; nothing is skipped or counted as lost."""
+    limits = settings(tmp_path)
+    async with running(limits) as journal:
+        await fill(journal, 3)
+        with monkeypatch.context() as patch:
+
+            def none_left(*args: object, **more: object) -> int:
+                raise OSError(errno.EMFILE, "Too many open files")
+
+            patch.setattr(os, "open", none_left)
+            assert journal.oldest_waiting_ms is None
+            with pytest.raises(Unavailable, match="journal_unreadable"):
+                journal.read(0, 10, 1000)
+
+        assert positions(read_all(journal)) == [1, 2, 3]
+        assert journal.holes == 0
+
+
+async def test_a_record_of_a_newer_format_is_fatal_not_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checksum is right, so it is a callback that was acknowledged; going on would lose it."""
+    limits = settings(tmp_path)
+    async with running(limits) as journal:
+        await fill(journal, 1)
+        monkeypatch.setattr(record, "VERSION", record.VERSION - 1)
+
+        with pytest.raises(FatalError, match="format version"):
+            journal.read(0, 10, 1000)
+
+
+async def test_a_cursor_that_cannot_be_written_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On file systems that copy on write a full disk may refuse the cursor too: tried again, never fatal."""
+    limits = settings(tmp_path)
+    pwrite = os.pwrite
+    refused = []
+    async with running(limits) as journal:
+        await fill(journal, 3)
+
+        def full(fd: int, data: bytes, at: int) -> int:
+            if not refused and os.readlink(f"/proc/self/fd/{fd}").endswith("cursor"):
+                refused.append(at)
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return pwrite(fd, data, at)
+
+        monkeypatch.setattr(os, "pwrite", full)
+        journal.confirm(3)
+        await until(lambda: open_readonly(limits.dir).cursor == 3)
+
+        assert refused
+        assert not journal.failed.done()
 
 
 MOUNTS = """\

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from gateway import config
 from gateway.callback import Callback
@@ -30,8 +31,7 @@ __all__ = ["Damage", "Journal", "JournalReader", "Stored", "open_readonly"]
 
 log = logging.getLogger(__name__)
 
-# Bound: one mark for each batch read and not confirmed.
-_MARKS = 4096
+_MARKS = 4096  # Bound: one for each batch that was read and is not confirmed.
 
 
 def _system_ms() -> int:
@@ -112,13 +112,13 @@ class Journal:
             return None
         if self._oldest is None or self._oldest[0] != self.cursor:
             reader = Reader(self._salt, lambda damage: None)
-            reader.seek(self._view, self.cursor, self._mark(self.cursor))
-            found = reader.next(self._view)
+            found = None
+            with suppress(OSError):
+                reader.seek(self._view, self.cursor, self._mark(self.cursor))
+                found = reader.next(self._view)
             reader.close()
-            if found is None:
-                return None
-            self._oldest = self.cursor, unpack(found.payload).received_ms
-        return self._oldest[1]
+            self._oldest = (self.cursor, unpack(found.payload).received_ms) if found else None
+        return self._oldest[1] if self._oldest else None
 
     def append(self, callback: Callback, *, durable: bool = True) -> asyncio.Future[int]:
         """Hand *callback* to the disk; the future gets its position once the group's fdatasync returned.

@@ -24,6 +24,7 @@ META_MAGIC = b"IMJMETA\n"
 # can tell a newer format from damage.
 _HEADER = Struct(">8sHxx8s16sQQ8xI")
 HEADER_BYTES = _HEADER.size
+_BLOCK = 4096
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -70,8 +71,9 @@ class Header:
     def read(cls, magic: bytes, path: Path) -> Header | None:
         """Return the header at the start of the file *path*; None when it is damaged or not there."""
         try:
-            with path.open("rb") as file:
-                return cls.unpack(magic, file.read(HEADER_BYTES), path)
+            with path.open("rb", buffering=0) as file:
+                # Why not file.read: a block that the disk cannot read is damage, not a reason not to start.
+                return cls.unpack(magic, read_some(file.fileno(), 0, HEADER_BYTES), path)
         except FileNotFoundError:
             return None
 
@@ -123,7 +125,10 @@ def make_dir(folder: Path) -> None:
         path.mkdir(mode=0o700 if path == folder else 0o755, exist_ok=True)
         sync_dir(path.parent)
     if folder.stat().st_mode & 0o077:
-        folder.chmod(0o700)
+        try:
+            folder.chmod(0o700)
+        except PermissionError:
+            log.warning("journal.dir %s is open to other users; its files are not (mode 0600)", folder)
 
 
 def create(path: Path, content: bytes) -> int:
@@ -171,11 +176,12 @@ def read_some(fd: int, at: int, count: int) -> bytes:
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-    block = 4096
-    if count <= block:
+    stops = [*range((at // _BLOCK + 1) * _BLOCK, at + count, _BLOCK), at + count]
+    if len(stops) == 1:
         return bytes(count)
-    parts = (read_some(fd, place, min(block, at + count - place)) for place in range(at, at + count, block))
-    return b"".join(parts)
+    return b"".join(
+        read_some(fd, start, stop - start) for start, stop in zip([at, *stops], stops, strict=False)
+    )
 
 
 def keep_damaged(path: Path, at: int, end: int) -> bool:

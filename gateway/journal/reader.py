@@ -51,6 +51,8 @@ class View:
 
     def index(self, position: int) -> int:
         """Return the index of the segment whose range holds *position*; 0 when it lies before all."""
+        if position >= self.segments[-1].first:
+            return len(self.segments) - 1
         return max(0, bisect_right(self.segments, position, key=lambda segment: segment.first) - 1)
 
     def end_of(self, index: int) -> int:

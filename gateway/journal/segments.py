@@ -26,6 +26,7 @@ class Segments:
         self.folder = folder
         self._identity = identity
         self.closed = segments
+        self._closed_bytes = sum(segment.size for segment in segments)
         self.active: Segment | None = None
         self.created_ms = 0
         """When the active segment was begun."""
@@ -38,7 +39,7 @@ class Segments:
     @property
     def size(self) -> int:
         """Bytes of all segment files."""
-        return sum(segment.size for segment in self.all)
+        return self._closed_bytes + self.active_size
 
     def reopen(self, created_ms: int) -> None:
         """Go on writing at the end of the last segment, and make sure that what stands there is durable."""
@@ -47,6 +48,7 @@ class Segments:
         self._fd = os.open(last.path, os.O_RDWR | os.O_CLOEXEC)
         os.fdatasync(self._fd)
         self.closed, self.active, self.created_ms = tuple(closed), last, created_ms
+        self._closed_bytes -= last.size
 
     def begin(self, first: int, now_ms: int) -> None:
         """Create the segment whose first record has the position *first*; the name is durable on return."""
@@ -81,8 +83,10 @@ class Segments:
     def close_active(self) -> None:
         """Write no more to the active segment, which must be synced."""
         if self.active is not None:
-            os.close(self._fd)
-            self.closed, self.active, self._fd = (*self.closed, self.active), None, -1
+            fd, self._fd = self._fd, -1
+            self._closed_bytes += self.active.size
+            self.closed, self.active = (*self.closed, self.active), None
+            os.close(fd)
 
     def probe(self, size: int) -> None:
         """Raise OSError unless the disk has room for *size* bytes."""
@@ -107,5 +111,6 @@ class Segments:
         if count:
             for segment in self.closed[:count]:
                 segment.path.unlink(missing_ok=True)
+                self._closed_bytes -= segment.size
             self.closed = self.closed[count:]
             sync_dir(self.folder)

@@ -67,10 +67,10 @@ class Holes:
         return news
 
     def count(self, cursor: int) -> int:
-        """Return how many lost positions lie above *cursor*, and forget those below."""
+        """Return how many lost positions lie above *cursor*, which never stands inside a range."""
         while self._ranges and self._ranges[0][1] <= cursor:
             self._passed.append(self._ranges.pop(0))
-        return sum(high - max(low, cursor + 1) + 1 for low, high in self._ranges)
+        return sum(high - low + 1 for low, high in self._ranges)
 
     def skip(self, position: int) -> int:
         """Return the last position of the lost ones that follow *position* at once, else *position*."""

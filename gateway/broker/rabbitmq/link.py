@@ -131,6 +131,9 @@ class Link:
 
 def explain(error: BaseException) -> Unavailable:
     """Return Unavailable with a fixed reason and a sentence on what *error* means."""
+    if isinstance(error, amqp.InvalidFrameError) and "Connection.Close" in str(error):
+        # Why by its text: aiormq does not pass on what the server says when it refuses the virtual host.
+        return Unavailable("no_vhost", _NO_VHOST)
     # Why the causes too: aiormq wraps what the system said into a connection error of its own.
     causes = [one for one in (error, error.__cause__, error.__context__) if one is not None]
     for kinds, reason, sentence in _MEANINGS:
@@ -139,6 +142,7 @@ def explain(error: BaseException) -> Unavailable:
     return Unavailable("connection_lost", f"the connection is gone ({_text(error)})")
 
 
+_NO_VHOST = "RabbitMQ refuses the virtual host of broker.url: it does not exist, or the user may not enter it"
 _MEANINGS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     (
         (amqp.AuthenticationError, amqp.ProbableAuthenticationError),
@@ -148,7 +152,7 @@ _MEANINGS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     (
         (amqp.ConnectionNotAllowed,),
         "no_vhost",
-        "RabbitMQ refuses the virtual host of broker.url: it does not exist, or the user may not enter it",
+        _NO_VHOST,
     ),
     ((ssl.SSLError,), "tls", "the TLS handshake failed: compare broker.tls_ca and the server's certificate"),
     ((TimeoutError,), "timeout", "no answer in time"),

@@ -1,0 +1,518 @@
+"""RabbitMQ's own ways to fail, on a real node: returns, closed channels, alarms, rights, hosts, TLS."""
+
+import asyncio
+import contextlib
+import json
+import time
+import urllib.request
+from base64 import b64encode
+from urllib.parse import quote, urlsplit
+
+import aio_pika
+import aiormq
+import pytest
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.broker import Unconfirmed
+from gateway.broker.rabbitmq import RabbitMQ
+from gateway.broker.rabbitmq.confirms import Batch, UnconfirmedBatches
+from gateway.callback import Callback
+from gateway.config import Broker as BrokerConfig
+from gateway.config import Journal as JournalConfig
+from gateway.errors import Unavailable
+from gateway.event import Event
+from gateway.forwarder import Forwarder
+from gateway.journal import Journal
+from gateway.metrics import Metrics
+from gateway.topology import Topology
+from tests.services.processes import free_ports
+
+SINKS = {"one": ("#",), "two": ("im.group.#",)}
+
+
+def event(number, event_type="im.group.member.exited"):
+    attributes = {
+        "id": f"{number:032x}",
+        "source": "/s",
+        "type": event_type,
+        "appid": "14",
+        "partitionkey": "k",
+    }
+    return Event(json.dumps({**attributes, "data": {"n": number}}).encode(), attributes)
+
+
+def body(number, **fields):
+    return json.dumps(
+        {"GroupId": "g", "ExitType": "Quit", "EventTime": 1_670_574_414_123 + number, **fields}
+    ).encode()
+
+
+def callback(number, **fields):
+    query = "SdkAppid=14&CallbackCommand=Group.CallbackAfterMemberExit"
+    return Callback("14", query, body(number, **fields), "127.0.0.1", 1_700_000_000_000, False, 1, 10)
+
+
+def value(metric, **labels):
+    return sum(
+        one.value
+        for found in metric.collect()
+        for one in found.samples
+        if not one.name.endswith("_created") and labels.items() <= one.labels.items()
+    )
+
+
+@pytest.fixture
+async def make(amqp_url):
+    """Return a function that makes a broker on this test's virtual host; all are closed at the end."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        def build(sinks=SINKS, **settings):
+            broker = RabbitMQ(
+                BrokerConfig(
+                    url=settings.pop("url", amqp_url), reconnect_min_s=0.05, reconnect_max_s=0.3, **settings
+                ),
+                Topology.of("im.events", sinks),
+                Metrics(),
+            )
+            stack.push_async_callback(broker.close)
+            return broker
+
+        yield build
+
+
+@pytest.fixture
+async def forward(tmp_path, make):
+    """Return a function that starts a forwarder from a fresh journal to a broker."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def begin(broker=None, **settings):
+            metrics = Metrics()
+            journal = Journal.open(JournalConfig(dir=tmp_path / "journal", min_free_mb=0), metrics)
+            stack.push_async_callback(journal.close)
+            config = BrokerConfig(url="amqp://x", reconnect_min_s=0.02, reconnect_max_s=0.2, **settings)
+            forwarder = Forwarder(journal, broker or make(), config, metrics)
+            task = asyncio.create_task(forwarder.run())
+
+            async def stop():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+            stack.push_async_callback(stop)
+            return journal, metrics
+
+        yield begin
+
+
+@contextlib.asynccontextmanager
+async def admin_channel(url):
+    connection = await aio_pika.connect(url)
+    async with connection, connection.channel() as channel:
+        yield channel
+
+
+async def until(ask, what, deadline_s=30):
+    async with asyncio.timeout(deadline_s):
+        while not await ask():
+            await asyncio.sleep(0.02)
+    return what
+
+
+async def taken(broker, sink, count):
+    """Take and settle *count* events of *sink*; return their ids in order."""
+    found = []
+    async with asyncio.timeout(30), broker.consumer(sink, 1000) as consumer:
+        while len(found) < count:
+            deliveries = await consumer.take(1000, 0.05)
+            found += [json.loads(one.body) for one in deliveries]
+            await consumer.ack(deliveries)
+    return found
+
+
+def numbers(events):
+    return [one["data"]["raw"]["EventTime"] - 1_670_574_414_123 for one in events]
+
+
+async def test_a_return_is_not_a_success_even_with_equal_ids(make, amqp_url):
+    """Four unroutable publishes of one id: each of them fails, none is taken for its neighbour."""
+    broker = make({"one": ("im.group.#",)})
+    async with broker.publisher() as publisher:
+        async with admin_channel(amqp_url) as channel:
+            await channel.exchange_delete("im.unrouted")
+        lost = [await publisher.send([event(1, "im.unknown")]) for _ in range(4)]
+        routed = await publisher.send([event(1)])
+
+        for future in lost:
+            with pytest.raises(Unconfirmed) as caught:
+                await future
+            assert caught.value.reason == "returned"
+        await routed
+
+
+async def test_the_alternate_exchange_deleted_loses_nothing(make, forward, amqp_url):
+    """The return is seen, the topology declared again, and the event sent again."""
+    broker = make({"one": ("nothing.at.all",)})
+    journal, metrics = await forward(broker)
+    await journal.append(callback(1))
+    await asyncio.wait_for(journal.confirmed(1), 10)
+    async with admin_channel(amqp_url) as channel:
+        await channel.exchange_delete("im.unrouted")
+    for number in range(2, 6):
+        await journal.append(callback(number))
+
+    await asyncio.wait_for(journal.confirmed(5), 20)
+
+    async def all_there():
+        return await broker.unrouted() == 5
+
+    await until(all_there, "all five unrouted")
+    assert value(metrics.publish_failures, reason="returned") >= 1
+
+
+@pytest.mark.parametrize("exchange", ["im.events", "im.sink.one"])
+async def test_an_exchange_deleted_while_running_loses_nothing(make, forward, amqp_url, exchange):
+    """Whether the publish fails or falls through to im.unrouted, everything acknowledged still stands somewhere."""
+    broker = make({"one": ("#",)})
+    journal, _ = await forward(broker)
+    await journal.append(callback(1))
+    await asyncio.wait_for(journal.confirmed(1), 10)
+    async with admin_channel(amqp_url) as channel:
+        await channel.exchange_delete(exchange)
+    for number in range(2, 11):
+        await journal.append(callback(number))
+    await asyncio.wait_for(journal.confirmed(10), 20)
+    async with make({"one": ("#",)}).publisher():
+        pass  # what a reconnect does: everything is declared again
+    await broker.rescue()
+
+    assert sorted(numbers(await taken(broker, "one", 10))) == list(range(1, 11))
+
+
+async def test_an_alarm_stops_writing_and_the_deadline(make, rabbitmq, forward):
+    """While RabbitMQ refuses publishes nothing is written and no deadline runs; then everything arrives once."""
+    broker = make({"one": ("#",)}, confirm_timeout_s=1)
+    journal, metrics = await forward(broker)
+    await journal.append(callback(0))
+    await asyncio.wait_for(journal.confirmed(1), 10)
+    try:
+        await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "0.00000001")
+        for number in range(1, 50):
+            await journal.append(callback(number))
+        await asyncio.sleep(3)
+        assert journal.cursor < 50
+    finally:
+        await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "0.4")
+    await asyncio.wait_for(journal.confirmed(50), 30)
+
+    assert numbers(await taken(broker, "one", 50)) == list(range(50))
+    assert value(metrics.publish_failures, reason="deadline") == 0
+
+
+async def test_a_node_that_says_nothing_runs_into_the_deadline(make, rabbitmq, forward):
+    """Frozen, then thawed: the deadline gives the channel up, and what is sent again arrives in order."""
+    broker = make({"one": ("#",)}, confirm_timeout_s=0.5, heartbeat_s=60)
+    journal, metrics = await forward(broker)
+    await journal.append(callback(0))
+    await asyncio.wait_for(journal.confirmed(1), 10)
+    with frozen(rabbitmq.pid):
+        for number in range(1, 20):
+            await journal.append(callback(number))
+
+        async def given_up():
+            return value(metrics.publish_failures) >= 1
+
+        await until(given_up, "the deadline")
+    await asyncio.wait_for(journal.confirmed(20), 30)
+
+    found = numbers(await taken(broker, "one", 20))
+    assert list(dict.fromkeys(found)) == list(range(20))
+
+
+@contextlib.contextmanager
+def frozen(pid):
+    import os
+    import signal
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_message_the_broker_will_not_have_goes_out_as_malformed(make, rabbitmq, forward):
+    """One event too large for the broker's own limit holds nobody up: named, without body, kept in the journal."""
+    await asyncio.to_thread(lambda: rabbitmq.configure(max_message_size="20000"))
+    try:
+        broker = make({"one": ("#",)})
+        journal, _ = await forward(broker, publish_batch_events=16)
+        for number in range(60):
+            await journal.append(callback(number, Introduction="x" * (50_000 if number == 33 else 10)))
+        await asyncio.wait_for(journal.confirmed(60), 60)
+        found = await taken(broker, "one", 60)
+    finally:
+        await asyncio.to_thread(rabbitmq.configure)
+
+    bad = [one for one in found if one["type"] == "im.malformed"]
+    assert {one["position"] for one in bad} == {f"{journal.id}.34.0"}
+    assert all(one["data"] == {"reason": "refused_by_broker"} for one in bad)
+    good = numbers([one for one in found if one["type"] != "im.malformed"])
+    assert set(good) == set(range(60)) - {33}
+    assert journal.read(33, 1, 10**6)[0].callback.body == body(33, Introduction="x" * 50_000)
+
+
+async def test_a_policy_that_makes_one_queue_reject_loses_nothing(make, rabbitmq, forward, amqp_url):
+    """A nack stops the forwarder; it probes with one event, and afterwards everything is in both queues."""
+    broker = make({"one": ("#",), "two": ("#",)})
+    journal, metrics = await forward(broker)
+    await journal.append(callback(0))
+    await asyncio.wait_for(journal.confirmed(1), 10)
+    vhost = urlsplit(amqp_url).path[1:]
+    policy = {"pattern": "^im.sink.two$", "definition": {"max-length": 1, "overflow": "reject-publish"}}
+    manage(rabbitmq, "PUT", f"/api/policies/{vhost}/full", policy)
+
+    async def is_refused():
+        await journal.append(callback(journal.head))
+        return value(metrics.publish_failures, reason="nacked") >= 3
+
+    await until(is_refused, "nacks")
+    stored = journal.head
+    assert journal.cursor < stored
+    manage(rabbitmq, "DELETE", f"/api/policies/{vhost}/full")
+    await asyncio.wait_for(journal.confirmed(stored), 30)
+
+    for sink in ("one", "two"):
+        depth = await broker.depth(sink)
+        found = set(numbers(await taken(broker, sink, depth.ready)))
+        assert found == set(range(stored)), sink
+
+
+def manage(rabbitmq, method, path, content=None):
+    parts = urlsplit(rabbitmq.management_url)
+    request = urllib.request.Request(
+        f"http://{parts.hostname}:{parts.port}{path}", method=method,
+        data=None if content is None else json.dumps(content).encode(),
+        headers={"Authorization": "Basic " + b64encode(b"guest:guest").decode(), "Content-Type": "application/json"},
+    )  # fmt: skip
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return answer.read()
+
+
+async def test_declare_check_names_what_is_missing_and_needs_no_right_to_configure(make, rabbitmq, amqp_url):
+    """Least rights: a user that may only write and read works once an administrator has declared."""
+    vhost = urlsplit(amqp_url).path[1:]
+    manage(rabbitmq, "PUT", "/api/users/least", {"password": "least", "tags": ""})
+    rights = {"configure": "^$", "write": ".*", "read": ".*"}
+    manage(rabbitmq, "PUT", f"/api/permissions/{vhost}/least", rights)
+    least = amqp_url.replace("guest:guest", "least:least")
+
+    with pytest.raises(Unavailable) as missing:
+        async with make(url=least, declare="check").publisher():
+            pass
+    with pytest.raises(Unavailable) as no_rights:
+        async with make(url=least).publisher():
+            pass
+    async with make().publisher():
+        pass
+    checked, off = make(url=least, declare="check"), make(url=least, declare="off")
+    for broker in (checked, off):
+        async with broker.publisher() as publisher:
+            await (await publisher.send([event(1)]))
+    found = await taken(off, "one", 2)
+
+    assert "im.events" in missing.value.detail
+    assert "gateway topology apply" in missing.value.detail
+    assert no_rights.value.reason == "no_rights"
+    assert "broker.declare: check" in no_rights.value.detail
+    assert len(found) == 2
+
+
+async def test_a_queue_with_other_arguments_is_named(make, amqp_url):
+    """RabbitMQ refuses to change a queue; the message says which one and what to do."""
+    async with admin_channel(amqp_url) as channel:
+        await channel.declare_queue("im.sink.one", durable=True)
+
+    with pytest.raises(Unavailable) as caught:
+        async with make().publisher():
+            pass
+
+    assert caught.value.reason == "mismatch"
+    assert "im.sink.one stands already with other arguments" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda url: url.replace("guest:guest", "guest:wrong"), "bad_credentials"),
+        (lambda url: url + "-none", "no_vhost"),
+        (lambda url: f"amqp://guest:guest@127.0.0.1:{free_ports(1)[0]}/", "refused"),
+        (lambda url: "amqp://guest:guest@host.invalid/", "no_host"),
+    ],
+)
+async def test_what_is_wrong_is_said_in_words(make, amqp_url, change, reason):
+    """A password, a vhost, a port: each has its own sentence, and no secret is in it."""
+    with pytest.raises(Unavailable) as caught:
+        await make(url=change(amqp_url)).check()
+
+    assert caught.value.reason == reason
+    assert "wrong" not in caught.value.detail.replace("wrong ", "")
+
+
+async def test_something_else_that_listens_is_told_apart(make):
+    """A web server on the port is not a RabbitMQ that is away."""
+
+    async def talk(reader, writer):
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(Unavailable) as caught:
+            await make(url=f"amqp://guest:guest@127.0.0.1:{port}/").check()
+
+    assert caught.value.reason in ("not_amqp", "connection_lost")
+
+
+async def test_several_hosts_are_tried_in_turn(make, amqp_url):
+    """The first that answers serves."""
+    dead = f"amqp://guest:guest@127.0.0.1:{free_ports(1)[0]}/"
+    broker = make(url=[dead, amqp_url])
+
+    async with broker.publisher() as publisher:
+        await (await publisher.send([event(1)]))
+
+    assert (await broker.depth("one")).ready >= 0
+
+
+async def test_amqps_with_a_ca_and_a_client_certificate(make, rabbitmq, tmp_path, amqp_url):
+    """Encrypted, both sides known; without the client's certificate, or with another CA, nothing is sent."""
+    ca, other = trustme.CA(), trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    other.cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    server, client = ca.issue_cert("127.0.0.1"), ca.issue_cert("client")
+    client.private_key_pem.write_to_path(str(tmp_path / "client.key"))
+    client.cert_chain_pems[0].write_to_path(str(tmp_path / "client.pem"))
+    write = rabbitmq._processes.write
+    place = write("server.pem", server.private_key_and_cert_chain_pem.bytes().decode(), 0o600)
+    [port] = free_ports(1)
+    settings = {
+        "listeners.ssl.default": f"127.0.0.1:{port}",
+        "ssl_options.cacertfile": str(write("ca.pem", ca.cert_pem.bytes().decode())),
+        "ssl_options.certfile": str(place),
+        "ssl_options.keyfile": str(place),
+        "ssl_options.verify": "verify_peer",
+        "ssl_options.fail_if_no_peer_cert": "true",
+    }
+    url = f"amqps://guest:guest@127.0.0.1:{port}{urlsplit(amqp_url).path}"
+    identity = {"tls_cert": tmp_path / "client.pem", "tls_key": tmp_path / "client.key"}
+    await asyncio.to_thread(lambda: rabbitmq.configure(**settings))
+    try:
+        async with make(url=url, tls_ca=tmp_path / "ca.pem", **identity).publisher() as publisher:
+            await (await publisher.send([event(1)]))
+        with pytest.raises(Unavailable) as unknown_ca:
+            await make(url=url, tls_ca=tmp_path / "other.pem", **identity).check()
+        with pytest.raises(Unavailable):
+            await make(url=url, tls_ca=tmp_path / "ca.pem").check()
+    finally:
+        await asyncio.to_thread(rabbitmq.configure)
+
+    assert unknown_ca.value.reason == "tls"
+
+
+async def test_all_connections_closed_by_the_operator(make, rabbitmq, forward):
+    """Closed in the middle of publishing: taken up again by itself, in order."""
+    broker = make({"one": ("#",)})
+    journal, _ = await forward(broker)
+    for number in range(100):
+        await journal.append(callback(number))
+    await asyncio.to_thread(rabbitmq.close_connections)
+    for number in range(100, 200):
+        await journal.append(callback(number))
+    await asyncio.wait_for(journal.confirmed(200), 30)
+
+    depth = await broker.depth("one")
+    found = numbers(await taken(broker, "one", max(depth.ready, 200)))
+    assert list(dict.fromkeys(found)) == list(range(200))
+
+
+async def test_a_deleted_queue_ends_its_consumer(make, amqp_url):
+    """The broker's cancel is noticed; the worker can say so and come back."""
+    broker = make()
+    async with broker.publisher():
+        pass
+    async with broker.consumer("one", 10) as consumer:
+        async with admin_channel(amqp_url) as channel:
+            await channel.queue_delete("im.sink.one")
+        with pytest.raises(Unavailable) as caught:
+            await asyncio.wait_for(consumer.take(1, 0), 10)
+
+    assert caught.value.reason == "cancelled"
+
+
+async def test_topology_is_what_design_says(make, rabbitmq, amqp_url):
+    """Kinds, arguments and bindings as the management API reports them."""
+    async with make().publisher():
+        pass
+    vhost = quote(urlsplit(amqp_url).path[1:], safe="")
+    queues = {one["name"]: one for one in json.loads(manage(rabbitmq, "GET", f"/api/queues/{vhost}"))}
+    exchanges = {one["name"]: one for one in json.loads(manage(rabbitmq, "GET", f"/api/exchanges/{vhost}"))}
+
+    for name in ("im.sink.one", "im.sink.one.dead", "im.sink.one.retry.5s", "im.sink.two.retry.7200s"):
+        assert queues[name]["type"] == "quorum"
+        assert queues[name]["arguments"]["x-delivery-limit"] == 1_000_000
+        assert "x-max-length" not in queues[name]["arguments"]
+    for name in ("im.events", "im.sink.one", "im.sink.two"):
+        assert exchanges[name]["arguments"] == {"alternate-exchange": "im.unrouted"}
+        assert exchanges[name]["durable"]
+
+
+async def test_heartbeat_is_asked_for(make):
+    """Ten seconds unless configured otherwise."""
+    broker = make()
+    connection = await broker._publish_link.get()
+
+    assert isinstance(connection, aiormq.Connection)
+    assert connection.connection_tune.heartbeat == 10
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["send", "ack", "ack_all", "nack", "nack_all", "return"]), st.integers(1, 30)),
+    max_size=60,
+)
+
+
+@given(steps)
+def test_confirms_are_counted_like_a_simple_model(plan):
+    """A batch succeeds if and only if each of its tags was acknowledged and none refused or returned."""
+    loop = asyncio.new_event_loop()
+    try:
+        books = UnconfirmedBatches()
+        tags, futures, bad, done = 0, [], set(), set()
+        for step, number in plan:
+            if step == "send":
+                members = set(range(tags + 1, tags + 1 + number % 4 + 1))
+                tags = max(members)
+                futures.append((loop.create_future(), members))
+                books.batches.append(Batch(futures[-1][0], set(members), tags, time.monotonic()))
+                continue
+            tag = min(number, tags)
+            if tag == 0:
+                continue
+            hit = set(range(1, tag + 1)) if step.endswith("_all") else {tag}
+            hit -= done
+            if step == "return":
+                books.mark(tag, "returned", "")
+                bad |= hit
+                continue
+            books.settle(tag, is_multiple=step.endswith("_all"), failure="nacked" if "nack" in step else "")
+            done |= hit
+            if "nack" in step:
+                bad |= hit
+        for future, members in futures:
+            assert future.done() == (members <= done)
+            if future.done():
+                assert (future.exception() is None) == (not members & bad)
+    finally:
+        loop.close()

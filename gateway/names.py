@@ -37,7 +37,7 @@ def typed(name: str, wire: str, value: Any) -> tuple[str, Any]:
         time_ms = to_time_ms(value)
         if time_ms is not None:
             return f"{name}_ms", time_ms
-    if isinstance(value, (int, float)) and wire.endswith(("_Account", "Id", "ID", "Key")):
+    if isinstance(value, (int, float)) and wire.endswith(("_Account", "Id", "ID")):
         return name, str(value)
     return name, _nested(value)
 

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.errors import FatalError, JournalFull
 from gateway.journal import Journal, open_readonly
+from gateway.journal.files import list_segments
 from gateway.journal.room import MB
 from gateway.metrics import Metrics
 from tests.test_journal import (
@@ -44,7 +45,7 @@ def firsts(folder: Path) -> list[int]:
 
 
 def bytes_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.seg"))
+    return sum(segment.size for segment in list_segments(folder))
 
 
 async def fill_up(journal: Journal, size: int = 100_000) -> int:

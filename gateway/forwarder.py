@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from gateway.backoff import Backoff
 from gateway.broker import Broker, Publisher, Unconfirmed
 from gateway.config import Broker as BrokerConfig
-from gateway.errors import Unavailable
+from gateway.errors import FatalError, Unavailable
 from gateway.event import Event
 from gateway.journal import Journal, Stored
+from gateway.logs import where
 from gateway.metrics import Metrics
 from gateway.normalise import malformed, normalise
 
@@ -70,9 +71,11 @@ class Forwarder:
                 delay_s = self._backoff.next_s()
                 self._note_fault(fault, delay_s)
                 await self._pause(delay_s)
+            except FatalError:
+                raise
             except Exception as fault:  # noqa: BLE001 - a bug of ours must not end forwarding; it is logged
                 delay_s = self._backoff.next_s()
-                _log.exception("Forwarding failed (%s); next try in %.1f s", type(fault).__name__, delay_s)
+                _log.error("Forwarding failed (%s); next try in %.1f s", where(fault), delay_s)
                 await self._pause(delay_s)
             finally:
                 self._window.clear()
@@ -148,7 +151,7 @@ class Forwarder:
             _log.error(
                 "Callback %s can't be normalised (%s); it goes out as im.malformed with its body",
                 position,
-                type(error).__name__,
+                where(error),
             )
             return [malformed(stored.callback, position, "normalise_error")]
 

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from pathlib import Path
 
 import structlog
 
 from gateway.config import Log
+
+
+def where(error: BaseException | None) -> str:
+    """Name *error*'s class and the places it came through, innermost last; never its text.
+
+    The text of an exception may hold what a stranger sent, or a row of somebody's database.
+    """
+    if error is None:
+        return "unknown"
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = " > ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
+    return f"{type(error).__name__} at {places or '?'}"
 
 
 def configure(config: Log) -> None:

@@ -16,7 +16,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from gateway import answer
 from gateway.callback import Accepted, AppRule, Probe, Rules, decide_body, decide_head
 from gateway.config import Config
-from gateway.errors import JournalFull, Refused
+from gateway.errors import JournalFull, Refused, Unavailable
 from gateway.journal import Journal
 from gateway.metrics import Metrics
 from gateway.normalise import ID_RECIPE
@@ -140,7 +140,7 @@ class Receiver(Reports):
             try:
                 async with asyncio.timeout(max(0.0, left_s)):
                     await self._journal.confirmed(position)
-            except TimeoutError:
+            except (TimeoutError, Unavailable):
                 response = refusal_response("", self._listen.retry_after_s, refusal=answer.LATE)
                 response[OUTCOME] = Outcome("stored", callback.app_id, is_late=True)
                 return response

@@ -17,6 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from gateway import answer
 from gateway.config import Listen
+from gateway.logs import where
 
 JSON_HEADERS = {"Content-Type": "application/json", "Server": "im-callback-gateway"}
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -110,8 +111,7 @@ class Connection(RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already")
         if status >= 500:
-            where = _last_frame(exc)
-            _log.error("A request failed inside the gateway (%s); it was answered 500 and not stored", where)
+            _log.error("A request failed inside the gateway (%s); it was answered 500", where(exc))
         response = refusal_response("internal_error" if status >= 500 else "bad_http", 1)
         response.force_close()
         return response
@@ -198,14 +198,3 @@ class FrontServer(web.Server):
             self._by_activity.pop(victim, None)
             self.reports.evicted()
             victim.force_close()
-
-
-def _last_frame(exc: BaseException | None) -> str:
-    """Name the exception's class and place only: its text may hold what a stranger sent."""
-    if exc is None:
-        return "unknown"
-    trace = exc.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
-    return f"{type(exc).__name__} at {place}"

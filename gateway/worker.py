@@ -17,6 +17,7 @@ from gateway.broker import Broker, Consumer, Delivery
 from gateway.config import SinkBase
 from gateway.errors import Poison, Unavailable
 from gateway.event import Event
+from gateway.logs import where
 from gateway.metrics import Metrics
 from gateway.sinks import Failures, Sink
 
@@ -61,10 +62,10 @@ class Worker:
                     await self._note_broker_fault(fault)
                 except Exception as fault:  # noqa: BLE001 - a bug must not end the worker; it is logged
                     delay_s = self._broker_backoff.next_s()
-                    _log.exception(
+                    _log.error(
                         "Sink %s: the worker failed (%s); its events come again in %.1f s",
                         self._name,
-                        type(fault).__name__,
+                        where(fault),
                         delay_s,
                     )
                     await asyncio.sleep(delay_s)
@@ -127,8 +128,7 @@ class Worker:
                     Unavailable("timeout", "the write took longer than write_timeout_s")
                 )
             except Exception as fault:  # noqa: BLE001 - nothing may be lost to a bug in a sink
-                _log.exception("Sink %s: writing failed unexpectedly", self._name)
-                delay_s = self._note_away(Unavailable("sink_error", type(fault).__name__))
+                delay_s = self._note_away(Unavailable("sink_error", where(fault)))
             else:
                 self._note_back()
                 self._metrics.sink_write_seconds.labels(self._name).observe(time.monotonic() - started_s)

@@ -99,6 +99,18 @@ async def test_a_tail_torn_at_any_byte_costs_only_what_was_torn(tmp_path: Path) 
         assert [path.stat().st_size for path in kept] == ([torn] if torn > 0 else [])
 
 
+async def test_a_long_torn_tail_is_gone_from_the_file(tmp_path: Path) -> None:
+    """The next record stands where the tail began, with nothing of that behind it."""
+    limits = settings(tmp_path / "again")
+    shutil.copytree(await crashed(tmp_path), limits.dir)
+    path = segment(limits.dir)
+    path.write_bytes(path.read_bytes() + bytes(5000))
+    async with running(limits) as journal:
+        await fill(journal, 1)
+
+        assert path.stat().st_size == record_ends(limits.dir, COUNT + 1)[-1]
+
+
 async def test_a_flipped_byte_anywhere_costs_one_callback_and_is_counted(tmp_path: Path) -> None:
     """Segment, meta or cursor file: all other callbacks come out, and head = read + holes."""
     limits = settings(tmp_path)

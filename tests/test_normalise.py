@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+from datetime import datetime
 from pathlib import Path
 
 import orjson
@@ -347,8 +348,8 @@ def test_every_sample_becomes_events(path):
     for event in normalise(callback(path.read_bytes(), path.stem), "j.1"):
         read = json.loads(event.body)
         data = read.pop("data")
-        attributes = {**read, "time": __import__("datetime").datetime.fromisoformat(read["time"])}
-        accepted = CloudEvent(attributes={k: v for k, v in attributes.items()}, data=data)
+        attributes = {**read, "time": datetime.fromisoformat(read["time"])}
+        accepted = CloudEvent(attributes=attributes, data=data)
 
         assert accepted.get_id() == event.id
         assert accepted.get_type() == event.type
@@ -357,7 +358,11 @@ def test_every_sample_becomes_events(path):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=12),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=12),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=20,
 )

@@ -1,0 +1,242 @@
+"""The forwarder between a real journal and the embedded broker, or one that fails as told."""
+
+import asyncio
+import contextlib
+import json
+import logging
+
+import pytest
+
+from gateway.broker import Unconfirmed
+from gateway.broker.embedded import Embedded
+from gateway.config import Broker as BrokerConfig
+from gateway.config import Journal as JournalConfig
+from gateway.errors import Unavailable
+from gateway.forwarder import Forwarder
+from gateway.journal import Journal
+from gateway.metrics import Metrics
+from gateway.topology import Topology
+from tests.test_rabbitmq import callback, numbers, value
+
+
+class Scripted:
+    """A broker that answers each batch as its script says next, and remembers what it got."""
+
+    def __init__(self, *script):
+        self.script = list(script)
+        self.batches = []
+        self.confirmed = []
+        self.channels = 0
+
+    @contextlib.asynccontextmanager
+    async def publisher(self):
+        self.channels += 1
+        self.lost = None
+        yield self
+
+    async def send(self, events):
+        # A channel that is gone takes nothing more, as on a real broker; a nack leaves it open.
+        step = self.lost or (self.script.pop(0) if self.script else None)
+        if callable(step):
+            step = step(events)
+        if isinstance(step, Unavailable) and not isinstance(step, Unconfirmed):
+            raise step
+        batch = numbers([json.loads(event.body) for event in events])
+        self.batches.append(batch)
+        future = asyncio.get_running_loop().create_future()
+        if isinstance(step, Unconfirmed):
+            self.lost = None if step.reason == "nacked" else step
+            future.set_exception(step)
+            future.exception()
+        elif step != "silent":
+            self.confirmed += batch
+            future.set_result(None)
+        return future
+
+
+@pytest.fixture
+async def start(tmp_path):
+    """Return a function that runs a forwarder from a journal with *stored* callbacks to *broker*."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def begin(broker, stored, **settings):
+            metrics = Metrics()
+            journal = Journal.open(JournalConfig(dir=tmp_path / "journal", min_free_mb=0), metrics)
+            stack.push_async_callback(journal.close)
+            for number in range(journal.head, stored):
+                await journal.append(callback(number))
+            config = BrokerConfig(url="amqp://x", reconnect_min_s=0.01, reconnect_max_s=0.05, **settings)
+            forwarder = Forwarder(journal, broker, config, metrics)
+            task = asyncio.create_task(forwarder.run())
+
+            async def stop():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                await journal.close()
+
+            stack.push_async_callback(stop)
+            return journal, metrics, forwarder, task, stop
+
+        yield begin
+
+
+def refused(reason):
+    return Unconfirmed(reason, "as told")
+
+
+async def confirmed(journal, position):
+    async with asyncio.timeout(20):
+        await journal.confirmed(position)
+
+
+async def test_callbacks_arrive_in_order_and_the_cursor_follows(start, tmp_path):
+    """Through a real broker: published, confirmed, cursor at the head."""
+    broker = Embedded(tmp_path / "broker.db", Topology.of("im.events", {"one": ("#",)}), Metrics())
+    journal, metrics, *_ = await start(broker, 250)
+    await confirmed(journal, 250)
+    async with broker.consumer("one", 500) as consumer:
+        found = [json.loads(one.body) for one in await consumer.take(500, 1.0)]
+    await broker.close()
+
+    assert numbers(found) == list(range(250))
+    assert journal.cursor == journal.head == 250
+    assert value(metrics.events_published) == 250
+
+
+async def test_the_cursor_moves_only_over_what_is_confirmed(start):
+    """A batch without an answer holds it, and a restart sends from there again."""
+    broker = Scripted(None, "silent")
+    journal, _, _, _, stop = await start(broker, 30, publish_batch_events=10)
+    await confirmed(journal, 10)
+    await asyncio.sleep(0.05)
+    assert journal.cursor == 10
+    await stop()
+    again = Scripted()
+    reopened, *_ = await start(again, 30)
+    await confirmed(reopened, 30)
+
+    assert again.confirmed == list(range(10, 30))
+
+
+async def test_the_number_unconfirmed_is_bounded(start):
+    """max_unconfirmed, and one batch at most beyond."""
+    broker = Scripted(*["silent"] * 100)
+    await start(broker, 200, publish_batch_events=10, max_unconfirmed=50)
+    await asyncio.sleep(0.2)
+
+    assert sum(map(len, broker.batches)) <= 60
+
+
+@pytest.mark.parametrize("reason", ["closed", "deadline"])
+async def test_a_lost_channel_is_replaced_and_sending_goes_on_in_order(start, reason):
+    """From the first unconfirmed position, on a fresh channel."""
+    broker = Scripted(None, refused(reason), refused(reason))
+    journal, metrics, *_ = await start(broker, 50, publish_batch_events=10)
+    await confirmed(journal, 50)
+
+    assert broker.channels >= 2
+    assert list(dict.fromkeys(broker.confirmed)) == list(range(50))
+    assert value(metrics.publish_failures, reason=reason) >= 1
+    assert value(metrics.publish_order_breaks) == 0
+
+
+async def test_a_nack_stops_waits_for_answers_and_probes_with_one(start):
+    """Later batches may have been taken meanwhile: that break of order is counted, and nothing is lost."""
+    broker = Scripted(refused("nacked"), None, None, refused("nacked"), refused("nacked"))
+    journal, metrics, *_ = await start(broker, 30, publish_batch_events=10)
+    await confirmed(journal, 30)
+
+    assert value(metrics.publish_order_breaks) >= 1
+    assert set(broker.confirmed) == set(range(30))
+    assert broker.batches[3:5] == [[0], [0]]
+
+
+async def test_one_that_is_always_rejected_goes_out_as_malformed(start):
+    """Found by smaller and smaller batches; three strikes alone; the others arrive, in order."""
+
+    def judge(events):
+        bodies = [json.loads(event.body) for event in events]
+        bad = any("raw" in one["data"] and numbers([one]) == [17] for one in bodies)
+        return refused("rejected") if bad else None
+
+    class Picky(Scripted):
+        async def send(self, events):
+            self.script = [lambda _: judge(events)]
+            self.seen = getattr(self, "seen", []) + [json.loads(event.body) for event in events]
+            if any(one["type"] == "im.malformed" for one in map(json.loads, (e.body for e in events))):
+                future = asyncio.get_running_loop().create_future()
+                future.set_result(None)
+                return future
+            return await super().send(events)
+
+    broker = Picky()
+    journal, *_ = await start(broker, 40, publish_batch_events=16)
+    await confirmed(journal, 40)
+    bad = [one for one in broker.seen if one["type"] == "im.malformed"]
+
+    assert {one["position"] for one in bad} == {f"{journal.id}.18.0"}
+    assert bad[0]["data"] == {"reason": "refused_by_broker"}
+    assert list(dict.fromkeys(broker.confirmed)) == [n for n in range(40) if n != 17]
+    assert broker.batches.count([17]) == 3
+
+
+async def test_an_outage_is_said_once_and_its_end_too(start, caplog):
+    """With how many wait; not once per try."""
+    caplog.set_level(logging.INFO)
+    broker = Scripted(*[Unavailable("refused", "nothing listens")] * 5)
+    journal, *_ = await start(broker, 12)
+    await confirmed(journal, 12)
+    said = [record.getMessage() for record in caplog.records]
+
+    assert len([one for one in said if "takes no events (refused" in one]) == 1
+    assert any("12 callbacks wait" in one for one in said)
+    assert len([one for one in said if "takes events again" in one]) == 1
+
+
+async def test_a_bug_in_normalising_holds_nobody_up(start, monkeypatch):
+    """The callback goes out as im.malformed with its body, the next ones as themselves."""
+    import gateway.forwarder as module
+
+    real = module.normalise
+
+    def broken(stored, position):
+        if position.endswith(".2"):
+            raise RuntimeError("a bug")
+        return real(stored, position)
+
+    monkeypatch.setattr(module, "normalise", broken)
+
+    class Keeping(Scripted):
+        async def send(self, events):
+            self.seen = getattr(self, "seen", []) + [json.loads(event.body) for event in events]
+            future = asyncio.get_running_loop().create_future()
+            future.set_result(None)
+            return future
+
+    broker = Keeping()
+    journal, *_ = await start(broker, 3)
+    await confirmed(journal, 3)
+
+    assert [one["type"] for one in broker.seen][1] == "im.malformed"
+    assert broker.seen[1]["data"]["reason"] == "normalise_error"
+    assert len(broker.seen) == 3
+
+
+async def test_finish_sends_the_rest_and_ends(start):
+    """A stop with everything reachable leaves nothing waiting."""
+    journal, _, forwarder, task, _ = await start(Scripted(), 100, publish_batch_events=10)
+    forwarder.finish()
+    await asyncio.wait_for(task, 10)
+
+    assert journal.waiting == 0 or journal.cursor == 0
+
+
+async def test_finish_does_not_wait_for_a_broker_that_is_away(start):
+    """What is left waits on disk for the next start."""
+    broker = Scripted(*[Unavailable("refused", "away")] * 1000)
+    journal, _, forwarder, task, _ = await start(broker, 5)
+    await asyncio.sleep(0.02)
+    forwarder.finish()
+    await asyncio.wait_for(task, 5)
+
+    assert journal.waiting == 5

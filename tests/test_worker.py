@@ -1,0 +1,250 @@
+"""The worker against a real broker (embedded) and a sink that fails as told."""
+
+import asyncio
+import contextlib
+import json
+import logging
+
+import pytest
+
+from gateway.broker.embedded import Embedded
+from gateway.config import JsonlSink
+from gateway.errors import Poison, Unavailable
+from gateway.event import Event
+from gateway.metrics import Metrics
+from gateway.topology import Topology
+from gateway.worker import Worker
+from tests.test_rabbitmq import event, value
+
+TOPOLOGY = Topology.of("im.events", {"one": ("#",)})
+
+
+class Scripted:
+    """A sink that does with each write what its script says next, and remembers what stayed."""
+
+    effect = "once"
+
+    def __init__(self, *script):
+        self.script = list(script)
+        self.written = []
+        self.opened = 0
+        self.closed = 0
+        self.wrote = asyncio.Event()
+
+    async def open(self):
+        self.opened += 1
+
+    async def write(self, events):
+        step = self.script.pop(0) if self.script else {}
+        if callable(step):
+            step = await step()
+        if isinstance(step, BaseException):
+            raise step
+        failures = {at: why for at, why in step.items() if at < len(events)}
+        self.written += [event.data["n"] for at, event in enumerate(events) if at not in failures]
+        self.wrote.set()
+        return failures
+
+    async def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+async def world(tmp_path):
+    """Return (broker, start): start(sink, **settings) runs a worker on the sink and returns it with its metrics."""
+    async with contextlib.AsyncExitStack() as stack:
+        broker = Embedded(tmp_path / "broker.db", TOPOLOGY, Metrics())
+        stack.push_async_callback(broker.close)
+
+        def start(sink, **settings):
+            metrics = Metrics()
+            config = JsonlSink(kind="jsonl", path=tmp_path / "x", **{"batch_max_wait_ms": 0, **settings})
+            worker = Worker("one", config, sink, broker, metrics)
+            task = asyncio.create_task(worker.run())
+
+            async def stop():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+            stack.push_async_callback(stop)
+            return worker, metrics, stop
+
+        yield broker, start
+
+
+async def publish(broker, *events):
+    async with broker.publisher() as publisher:
+        await (await publisher.send(events))
+
+
+async def until(condition, deadline_s=10):
+    async with asyncio.timeout(deadline_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def settled(broker):
+    async with asyncio.timeout(10):
+        while True:
+            depth = await broker.depth("one")
+            if not depth.ready and not depth.unacked:
+                return depth
+            await asyncio.sleep(0.01)
+
+
+async def test_events_are_written_in_order_and_acknowledged(world):
+    """The plain way: batches, order, nothing left, all counted."""
+    broker, start = world
+    await publish(broker, *(event(n) for n in range(100)))
+    sink = Scripted()
+    _, metrics, _ = start(sink, batch_max_events=7)
+
+    await until(lambda: len(sink.written) == 100)
+    await settled(broker)
+    assert sink.written == list(range(100))
+    assert value(metrics.sink_written, sink="one") == 100
+    assert value(metrics.sink_available, sink="one") == 1
+
+
+async def test_nothing_is_acknowledged_before_the_write_returns(world):
+    """A worker that dies in the middle of a write leaves its events to the next one."""
+    broker, start = world
+    await publish(broker, event(1), event(2))
+    stuck = asyncio.Event()
+
+    async def hang():
+        stuck.set()
+        await asyncio.Event().wait()
+
+    _, _, stop = start(Scripted(hang))
+    await asyncio.wait_for(stuck.wait(), 10)
+    await stop()
+    sink = Scripted()
+    start(sink)
+
+    await until(lambda: sink.written == [1, 2])
+
+
+async def test_poison_is_parked_with_its_reason_and_the_others_go_on(world, caplog):
+    """One bad event holds nobody up; it stands in the dead queue with reason and time."""
+    broker, start = world
+    await publish(broker, *(event(n) for n in range(5)))
+    sink = Scripted({2: Poison("too_odd", "a sentence")})
+    _, metrics, _ = start(sink)
+    await until(lambda: sink.written == [0, 1, 3, 4])
+    depth = await settled(broker)
+    [dead] = await broker.peek("one", 10, dead=True)
+
+    assert depth.dead == 1
+    assert json.loads(dead.body)["data"]["n"] == 2
+    assert dead.headers["reason"] == "too_odd"
+    assert abs(int(dead.headers["parked_ms"]) / 1000 - __import__("time").time()) < 60
+    assert value(metrics.sink_parked, sink="one", reason="too_odd") == 1
+    assert event(2).id in caplog.text
+
+
+async def test_what_is_no_event_is_parked(world, caplog):
+    """A stranger's message in our queue is parked, and its text stays out of the log."""
+    broker, start = world
+    stranger = Event(b"STRANGER", {**event(1).attributes, "id": "STRANGER\x1b"})
+    await publish(broker, stranger, event(2))
+    sink = Scripted()
+    start(sink)
+    await until(lambda: sink.written == [2])
+    await settled(broker)
+    [dead] = await broker.peek("one", 10, dead=True)
+
+    assert dead.body == b"STRANGER"
+    assert dead.headers["reason"] == "not_an_event"
+    assert "STRANGER" not in caplog.text
+
+
+async def test_an_event_for_later_comes_again_with_the_next_attempt(world):
+    """A failure of one event goes to the delayed retry and does not block those behind it."""
+    broker, start = world
+    await publish(broker, *(event(n) for n in range(3)))
+    sink = Scripted({1: Unavailable("busy_row")})
+    _, metrics, _ = start(sink)
+    await until(lambda: sink.written == [0, 2])
+    depth = await settled(broker)
+
+    assert depth.retry == 1
+    assert value(metrics.sink_retried, sink="one", reason="busy_row") == 1
+
+
+@pytest.mark.parametrize("fault", [Unavailable("away", "down"), TimeoutError(), RuntimeError("a bug")])
+async def test_a_sink_that_is_away_is_waited_for_in_place(world, caplog, fault):
+    """Nothing is parked, lost or reordered; the change of state is said once, with the consequence."""
+    caplog.set_level(logging.INFO)
+    broker, start = world
+    await publish(broker, *(event(n) for n in range(4)))
+    sink = Scripted(fault, fault)
+    _, metrics, _ = start(sink)
+
+    await until(lambda: sink.written == [0, 1, 2, 3])
+    assert (await settled(broker)).dead == 0
+    told = [record.getMessage() for record in caplog.records if "takes nothing" in record.getMessage()]
+    assert len(told) == 1
+    assert "its events wait" in told[0]
+    assert any("takes events again" in record.getMessage() for record in caplog.records)
+    assert sink.opened >= 2
+    assert value(metrics.sink_available, sink="one") == 1
+
+
+async def test_a_write_that_hangs_is_given_up(world):
+    """write_timeout_s bounds it; the events come again."""
+    broker, start = world
+    await publish(broker, event(1))
+
+    async def hang():
+        await asyncio.Event().wait()
+
+    sink = Scripted(hang)
+    start(sink, write_timeout_s=0.1)
+
+    await until(lambda: sink.written == [1])
+
+
+async def test_held_too_long_the_events_go_back_in_order(world, caplog):
+    """After hold_max_s the channel is closed, so that another worker may try; then it begins again."""
+    broker, start = world
+    await publish(broker, *(event(n) for n in range(3)))
+    sink = Scripted(*[Unavailable("away")] * 4)
+    start(sink, hold_max_s=0.3, batch_max_events=2)
+
+    await until(lambda: sink.written == [0, 1, 2], 30)
+    assert "go back to the queue" in caplog.text
+    assert (await settled(broker)).dead == 0
+
+
+async def test_a_sink_that_does_not_open_takes_nothing_from_the_queue(world):
+    """Absent at start: the worker stays up and the events stay where they are."""
+    broker, start = world
+    await publish(broker, event(1))
+    sink = Scripted()
+    opens = []
+
+    async def closed():
+        opens.append(1)
+        if len(opens) < 3:
+            raise Unavailable("unreachable", "nobody there")
+
+    sink.open = closed
+    worker, _, _ = start(sink)
+    await until(lambda: opens)
+    assert not worker.is_consuming
+    assert (await broker.depth("one")).ready == 1
+
+    await until(lambda: sink.written == [1])
+    assert worker.is_consuming
+
+
+async def test_the_sink_is_closed_at_the_end(world):
+    """Whoever stops the worker gets everything back."""
+    _, start = world
+    sink = Scripted()
+    worker, _, stop = start(sink)
+    await until(lambda: worker.is_consuming)
+    await stop()
+
+    assert sink.closed == 1

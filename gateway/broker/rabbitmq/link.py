@@ -161,7 +161,7 @@ _MEANINGS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     (
         (amqp.IncompatibleProtocolError, amqp.InvalidFrameError),
         "not_amqp",
-        "what listens there does not speak plain AMQP 0-9-1: is it the TLS port (amqps://) or another program?",
+        "what listens there speaks no plain AMQP 0-9-1: is it the TLS port (amqps://), or another program?",
     ),
     ((amqp.ChannelAccessRefused,), "no_rights", "the user of broker.url lacks the rights"),
     ((amqp.ChannelNotFoundEntity,), "missing", "an exchange or queue is missing"),

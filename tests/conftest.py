@@ -50,8 +50,7 @@ def amqp_url(rabbitmq: RabbitMQ) -> Iterator[str]:
     """The URL of a virtual host that only this test sees."""
     url = rabbitmq.fresh_vhost()
     yield url
-    rabbitmq.ensure_running()
-    rabbitmq.delete_vhost(url)
+    rabbitmq.retire_vhost(url)
 
 
 @pytest.fixture

@@ -516,3 +516,37 @@ def test_confirms_are_counted_like_a_simple_model(plan):
                 assert (future.exception() is None) == (not members & bad)
     finally:
         loop.close()
+
+
+async def test_the_documented_rights_are_enough(make, rabbitmq, amqp_url):
+    """docs/rabbitmq.md: who declares, who serves and who works each get along with the rights named there."""
+    vhost = urlsplit(amqp_url).path[1:]
+    rights = {
+        "declares": {"configure": r"^im\.", "write": r"^(im\.|amq\.default)", "read": r"^im\."},
+        "serves": {"configure": "^$", "write": r"^im\.events$", "read": "^$"},
+        "works": {"configure": "^$", "write": r"^amq\.default$", "read": r"^im\.sink\."},
+    }
+    for user, allowed in rights.items():
+        manage(rabbitmq, "PUT", f"/api/users/{user}", {"password": user, "tags": ""})
+        manage(rabbitmq, "PUT", f"/api/permissions/{vhost}/{user}", allowed)
+    urls = {user: amqp_url.replace("guest:guest", f"{user}:{user}") for user in rights}
+
+    async with make(url=urls["declares"]).publisher():
+        pass
+    serves = make(url=urls["serves"], declare="check")
+    async with serves.publisher() as publisher:
+        await (await publisher.send([event(1), event(2), event(3)]))
+    await serves.depth("one")
+    await serves.unrouted()
+    works = make(url=urls["works"], declare="check")
+    async with works.consumer("one", 10) as consumer:
+        found = []
+        async with asyncio.timeout(10):
+            while len(found) < 3:
+                found += await consumer.take(10, 0.1)
+        await consumer.ack(found[:1])
+        await consumer.park(found[1], "odd")
+        await consumer.retry(found[2], "later")
+
+    depth = await works.depth("one")
+    assert (depth.dead, depth.retry) == (1, 1)

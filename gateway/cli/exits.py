@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,7 +27,7 @@ def render_table(exits: Sequence[MemberExit], console: Console) -> None:
     if not exits:
         console.print("No member exit matches.")
         return
-    table = Table(*_COLUMNS)
+    table = Table(*_COLUMNS, box=box.SIMPLE, pad_edge=False)
     table.columns[0].no_wrap = True
     for one in exits:
         cells = (

@@ -1,26 +1,25 @@
 """Fixtures that every test may use: real servers, started when the first test asks for them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TypeVar
 
 import pytest
 
-from tests.services import Postgres, RabbitMQ, ServerMissing
+from tests.services import Postgres, RabbitMQ
 
 Server = TypeVar("Server", Postgres, RabbitMQ)
 SERVERS = ("rabbitmq", "postgres")
 
 
-def running(start: Callable[[], Server]) -> Iterator[Server]:
+def running(kind: type[Server]) -> Iterator[Server]:
     """Yield a started server and close it; where its program is missing skip here, fail on CI."""
-    try:
-        server = start()
-    except ServerMissing as missing:
-        reason = f"{missing} is not installed; `make test` installs it where it may use apt-get."
+    if not kind.is_installed():
+        reason = f"{kind.package} is not installed; `make test` installs it where it may use apt-get."
         if os.environ.get("CI") == "true":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
+    server = kind()
     yield server
     server.close()
 

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import running
-from tests.services import Postgres, RabbitMQ, ServerMissing, install
+from tests.services import Postgres, RabbitMQ, install
 from tests.services.processes import ServerFailed, wait_until
 from tests.services.supervisor import descendants
 
@@ -195,13 +195,10 @@ def test_a_missing_server_skips_here_and_fails_on_ci(
     ci: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has to install a server to run the tests, but CI never leaves one out unnoticed."""
-
-    def start() -> Postgres:
-        raise ServerMissing("postgresql")
-
+    monkeypatch.setattr(Postgres, "is_installed", lambda: False)
     monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome, match=r"postgresql is not installed; `make test` installs it"):
-        next(running(start))
+        next(running(Postgres))
 
 
 def test_install_without_rights_says_what_to_do(

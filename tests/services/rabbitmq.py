@@ -1,10 +1,7 @@
 """A private RabbitMQ node with the management plug-in, on free ports of 127.0.0.1."""
 
-import base64
 import contextlib
-import http.client
 import itertools
-import json
 import secrets
 import shutil
 import signal
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
+from tests.services import management
 from tests.services.processes import HOST, Processes, ServerFailed, ServerMissing, free_ports, wait_until
 
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")  # Why: the ones in PATH insist on root or on the user rabbitmq
@@ -21,7 +19,6 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 STARTS = 3
 SETTLED_S = 10.0  # from the start of the node, or from the end of the test, whichever is later
-AUTHORIZATION = "Basic " + base64.b64encode(b"guest:guest").decode()
 
 
 class RabbitMQ:
@@ -129,13 +126,13 @@ class RabbitMQ:
         """Return the URL of a new, empty virtual host."""
         self._delete_retired()
         name = next(self._vhosts)
-        self._manage("PUT", f"/api/vhosts/{name}")
+        management.request(self.management_port, "PUT", f"/api/vhosts/{name}")
         rights = {"configure": ".*", "write": ".*", "read": ".*"}
-        self._manage("PUT", f"/api/permissions/{name}/guest", rights)
+        management.request(self.management_port, "PUT", f"/api/permissions/{name}/guest", rights)
         return self.url + name
 
     def delete_vhost(self, url: str) -> None:
-        self._manage("DELETE", f"/api/vhosts/{urlsplit(url).path[1:]}")
+        management.request(self.management_port, "DELETE", f"/api/vhosts/{urlsplit(url).path[1:]}")
 
     def retire_vhost(self, url: str) -> None:
         """Delete it, but not before its queues have been up for a while.
@@ -238,14 +235,3 @@ class RabbitMQ:
         files = [self._folder / "output", *(self._folder / "log").glob("*.log")]
         texts = (path.read_text(errors="replace")[-4000:] for path in files if path.exists())
         return "\n".join(texts)
-
-    def _manage(self, method: str, path: str, body: object = None) -> bytes:
-        connection = http.client.HTTPConnection(HOST, self.management_port, timeout=30)
-        headers = {"Authorization": AUTHORIZATION, "Content-Type": "application/json"}
-        with contextlib.closing(connection):
-            connection.request(method, path, json.dumps(body) if body else None, headers)
-            response = connection.getresponse()
-            answer = response.read()
-        if response.status >= 300:
-            raise ServerFailed(f"{method} {path} was answered {response.status}: {answer!r}")
-        return answer

@@ -18,7 +18,7 @@ def banner(config: Config, port: int, *, serves: bool, sinks: list[str]) -> str:
     """Return the lines for the terminal; no secret is in them. *port* is the one really bound."""
     lines = ["", "IM callback gateway is ready."]
     if serves:
-        base = f"http://{config.listen.host}:{port}"
+        base = f"http://{_bracketed(config.listen.host)}:{port}"
         for app_id, app in config.apps.items():
             signed = "signed callbacks" if app.tokens else "unsigned callbacks"
             lines.append(f"  accepts     {base}{app.path}  app {app_id}, {signed}")
@@ -30,7 +30,9 @@ def banner(config: Config, port: int, *, serves: bool, sinks: list[str]) -> str:
     if serves and not sinks and config.sinks:
         lines.append(f"  sinks       {', '.join(config.sinks)}: run `gateway work` to feed them")
     admin_port = config.admin.port if serves else config.admin.worker_port
-    lines.append(f"  admin       http://{config.admin.host}:{admin_port}/metrics, /readyz, /livez")
+    lines.append(
+        f"  admin       http://{_bracketed(config.admin.host)}:{admin_port}/metrics, /readyz, /livez"
+    )
     if serves:
         lines += ["", "Try it from another terminal:", "", _curl(config, port)]
     return "\n".join([*lines, ""])
@@ -42,9 +44,14 @@ def _place(sink: SinkBase) -> str:
     return f"postgres {mask_url(sink.dsn.get_secret_value())}" if isinstance(sink, PostgresSink) else ""
 
 
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def _curl(config: Config, port: int) -> str:
     app_id, app = next(iter(config.apps.items()))
-    host = "127.0.0.1" if config.listen.host in ("0.0.0.0", "::") else config.listen.host  # noqa: S104
+    is_any = config.listen.host in ("0.0.0.0", "::")  # noqa: S104
+    host = "127.0.0.1" if is_any else _bracketed(config.listen.host)
     url = (
         f"http://{host}:{port}{app.path}?SdkAppid={app_id}&CallbackCommand=Group.CallbackAfterMemberExit"
         "&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI"

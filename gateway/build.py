@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from gateway.broker import Broker
 from gateway.config import Config, JsonlSink, PostgresSink, SqliteSink, is_loopback
 from gateway.errors import ConfigError
@@ -23,12 +25,14 @@ def check(config: Config) -> list[str]:
     if config.listen.port and config.listen.port in ports[1:]:
         faults.append(f"listen.port: {config.listen.port} is an admin port too; choose another")
     paths: dict[str, str] = {}
+    if config.broker.embedded_path is not None:
+        paths[os.path.realpath(config.broker.embedded_path)] = "broker.url"
     for name, sink in config.sinks.items():
         if isinstance(sink, (JsonlSink, SqliteSink)):
-            place = str(sink.path.absolute())
+            place = os.path.realpath(sink.path)
             if place in paths:
-                faults.append(f"sinks.{name}.path: sink {paths[place]} writes the same file; choose another")
-            paths[place] = name
+                faults.append(f"sinks.{name}.path: {paths[place]} names the same file; choose another")
+            paths[place] = f"sinks.{name}.path"
     if faults:
         raise ConfigError("\n".join(faults))
     return _warnings(config)

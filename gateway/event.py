@@ -15,6 +15,8 @@ from typing import Any
 import orjson
 
 MAX_DEPTH = 64
+HEAVY_BYTES = 64 * 1024
+"""More JSON than this takes long enough (up to 1 ms per KiB) to be read away from the event loop."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can write
 _LONG_DIGITS = re.compile(rb"\d{19}")

@@ -18,7 +18,7 @@ from gateway.backoff import Backoff
 from gateway.broker import Broker, Publisher, Unconfirmed
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import FatalError, Unavailable
-from gateway.event import Event
+from gateway.event import HEAVY_BYTES, Event
 from gateway.journal import Journal, Stored
 from gateway.logs import where
 from gateway.metrics import Metrics
@@ -136,10 +136,17 @@ class Forwarder:
         return self._careful_size or self._config.publish_batch_events
 
     async def _send(self, publisher: Publisher, stored: Sequence[Stored]) -> None:
-        events = [event for record in stored for event in self._events(record)]
+        # Why a thread: a few large bodies would hold up every answer for longer than the sender waits.
+        if sum(len(record.callback.body) for record in stored) > HEAVY_BYTES:
+            events = await asyncio.to_thread(self._all_events, stored)
+        else:
+            events = self._all_events(stored)
         future = await publisher.send(events)
         self._window.append(_Sent(stored[-1].position, len(events), future, time.monotonic()))
         self._unconfirmed += len(events)
+
+    def _all_events(self, stored: Sequence[Stored]) -> list[Event]:
+        return [event for record in stored for event in self._events(record)]
 
     def _events(self, stored: Stored) -> list[Event]:
         position = f"{self._journal.id}.{stored.position}"

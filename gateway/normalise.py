@@ -71,6 +71,9 @@ def _event(callback: Callback, command: str, body: dict[str, Any], raw: Any, pos
     time_ms, timesource = _time(body)
     if row is not None and row.fact:
         identity = tuple(_fact(data.get(name)) for name in row.fact)
+        if any(_has_unread(body[wire]) for wire in row.accounts if wire in body):
+            # Why the whole body then: facts that differ only in what can't be read would be taken for one.
+            identity = (*identity, _canonical(body, time_ms if timesource == "EventTime" else None))
         is_timed = time_ms is not None
     else:
         identity = (_canonical(body, time_ms if timesource == "EventTime" else None),)
@@ -194,6 +197,11 @@ def _params(callback: Callback) -> dict[str, str]:
         return parse_query(callback.query)
     except Refused:
         return {}
+
+
+def _has_unread(value: Any) -> bool:
+    """Say whether *value*, a list of accounts, has entries that hold none."""
+    return isinstance(value, (list, dict)) and len(accounts(value)) < len(value)
 
 
 def _fact(value: Any) -> str:

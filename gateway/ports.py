@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
 import resource
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from gateway.errors import ConfigError
 
@@ -19,13 +21,29 @@ async def listen_on(runner: web.AppRunner | web.ServerRunner, host: str, port: i
     """Listen on *host*:*port*; ConfigError that names *key* when that can't be."""
     try:
         await web.TCPSite(runner, host, port, backlog=1024).start()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # Why UnicodeError: a host that is no host name
         await runner.cleanup()
-        if error.errno == errno.EADDRINUSE:
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             said = f"{key}: {host}:{port} is in use by another program; stop that or choose another port"
         else:
-            said = f"{key}: can't listen on {host}:{port}: {error.strerror or error}"
+            said = f"{key}: can't listen on {host}:{port}: {reason or error}"
         raise ConfigError(said) from error
+
+
+def limit_connections(runner: web.AppRunner, most: int) -> None:
+    """Close what connects beyond *most*, so that idle strangers never take the files that others need."""
+    server = runner.server
+    assert server is not None
+    accept = server.connection_made
+
+    def connection_made(handler: RequestHandler, transport: asyncio.Transport) -> None:
+        accept(handler, transport)
+        if len(server.connections) > most:
+            # Why later: lost before its task has begun, a handler of aiohttp fails with a stack trace.
+            asyncio.get_running_loop().call_soon(transport.abort)
+
+    server.connection_made = connection_made  # type: ignore[method-assign]
 
 
 def room_for_connections(max_connections: int) -> int:

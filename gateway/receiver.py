@@ -17,6 +17,7 @@ from gateway import answer
 from gateway.callback import Accepted, AppRule, Probe, Rules, decide_body, decide_head
 from gateway.config import Config
 from gateway.errors import JournalFull, Refused, Unavailable
+from gateway.event import HEAVY_BYTES
 from gateway.journal import Journal
 from gateway.metrics import Metrics
 from gateway.normalise import ID_RECIPE
@@ -90,7 +91,9 @@ class Receiver(Reports):
             return _ok(head.answer, Outcome("probe"))
         body = await self._read(request)
         try:
-            decision = decide_body(self._rules, head, body, request.remote or "", self._now_ms())
+            judged = (self._rules, head, body, request.remote or "", self._now_ms())
+            is_heavy = len(body) > HEAVY_BYTES
+            decision = await asyncio.to_thread(decide_body, *judged) if is_heavy else decide_body(*judged)
             if isinstance(decision, Probe):
                 return _ok(decision.answer, Outcome("probe"))
             if self._inflight >= self._listen.max_inflight:

@@ -22,7 +22,7 @@ from gateway.errors import ConfigError, FatalError, Unavailable
 from gateway.forwarder import Forwarder
 from gateway.journal import Journal
 from gateway.metrics import Metrics
-from gateway.ports import listen_on, room_for_connections
+from gateway.ports import limit_connections, listen_on, room_for_connections
 from gateway.receiver import Receiver
 from gateway.server import FrontServer
 from gateway.worker import Worker
@@ -30,6 +30,8 @@ from gateway.worker import Worker
 _log = logging.getLogger(__name__)
 _SAMPLE_S = 5.0
 _FINISH_S = 5.0
+_ADMIN_CONNECTIONS = 64
+_ADMIN_IDLE_S = 30.0
 
 
 def run(config: Config, *, serves: bool, works: bool, only_sink: str | None = None) -> int:
@@ -109,8 +111,11 @@ class Gateway:
     async def _start_admin(self) -> web.AppRunner:
         config = self._config.admin
         admin = Admin(config.token.get_secret_value(), self._health, self._metrics)
-        runner = web.AppRunner(admin.application(), access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            admin.application(), access_log=None, shutdown_timeout=1.0, keepalive_timeout=_ADMIN_IDLE_S
+        )
         await runner.setup()
+        limit_connections(runner, _ADMIN_CONNECTIONS)
         if self._serves:
             await listen_on(runner, config.host, config.port, "admin.port")
             return runner

@@ -93,7 +93,8 @@ class Connection(RequestHandler):
         super().data_received(data)
         if self._request_count > parsed:
             self._stop_clock()
-        elif data and self.is_idle and self._head_deadline is None:
+        # Why strip: an empty line before a request is to be ignored (RFC 9112, 2.2), so it starts no head.
+        elif data.strip(b"\r\n") and self.is_idle and self._head_deadline is None:
             self._head_deadline = self._loop.call_later(self._front.listen.header_timeout_s, self._too_slow)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -191,9 +192,12 @@ class FrontServer(web.Server):
             self._by_activity[handler] = None
 
     def _evict(self, newest: RequestHandler) -> None:
-        others = [conn for conn in self._by_activity if conn is not newest and isinstance(conn, Connection)]
-        # Why the oldest of all when none is idle: those are slow senders, the new caller may be the real one.
-        victim = next((conn for conn in others if conn.is_idle), others[0] if others else None)
+        others = (conn for conn in self._by_activity if conn is not newest and isinstance(conn, Connection))
+        oldest = next(others, None)
+        victim = oldest
+        if oldest is not None and not oldest.is_idle:
+            # Why the oldest when none is idle: those are slow senders, the new caller may be the real one.
+            victim = next((conn for conn in others if conn.is_idle), oldest)
         if victim is not None:
             self._by_activity.pop(victim, None)
             self.reports.evicted()

@@ -16,7 +16,7 @@ from gateway.backoff import Backoff
 from gateway.broker import Broker, Consumer, Delivery
 from gateway.config import SinkBase
 from gateway.errors import Poison, Unavailable
-from gateway.event import Event
+from gateway.event import HEAVY_BYTES, Event
 from gateway.logs import where
 from gateway.metrics import Metrics
 from gateway.sinks import Failures, Sink
@@ -93,11 +93,16 @@ class Worker:
     async def _work_off(self, consumer: Consumer, deliveries: Sequence[Delivery]) -> bool:
         """Write, acknowledge, park; False when the sink stayed away and the events have to go back."""
         good: list[tuple[Delivery, Event]] = []
-        for delivery in deliveries:
-            try:
-                good.append((delivery, Event.parse(delivery.body)))
-            except ValueError as error:
-                await self._park(consumer, delivery, Poison("not_an_event", str(error)))
+        # Why a thread: in one process with a receiver, large events would hold up its answers.
+        if sum(len(delivery.body) for delivery in deliveries) > HEAVY_BYTES:
+            parsed = await asyncio.to_thread(_parse, deliveries)
+        else:
+            parsed = _parse(deliveries)
+        for delivery, event in zip(deliveries, parsed, strict=True):
+            if isinstance(event, ValueError):
+                await self._park(consumer, delivery, Poison("not_an_event", str(event)))
+            else:
+                good.append((delivery, event))
         failures = await self._write([event for _, event in good]) if good else {}
         if failures is None:
             return False
@@ -208,3 +213,13 @@ class Worker:
 
     def _held_s(self) -> float:
         return time.monotonic() - self._taken_s if self._taken_s is not None else 0.0
+
+
+def _parse(deliveries: Sequence[Delivery]) -> list[Event | ValueError]:
+    parsed: list[Event | ValueError] = []
+    for delivery in deliveries:
+        try:
+            parsed.append(Event.parse(delivery.body))
+        except ValueError as error:
+            parsed.append(error)
+    return parsed

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import build
+from gateway.banner import banner
 from gateway.config import (
     App,
     Config,
@@ -209,6 +210,7 @@ def test_secrets_do_not_show_in_errors(tmp_path):
     assert "pw5ecr3t" not in said
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=8),
@@ -242,3 +244,93 @@ def test_a_missing_file_is_named(tmp_path):
 def test_mask_url_leaves_the_rest():
     """Only the password goes."""
     assert mask_url("amqp://me:pw@host:5672/v?x=1") == "amqp://me:***@host:5672/v?x=1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "broker: amqp://u:pw5ecr3t@h",
+        "admin: pw5ecr3t",
+        "apps: {'1': pw5ecr3t}",
+        "sinks: {a: 'postgresql://u:pw5ecr3t@h/d'}",
+        "broker: {exchange: 'amqp://u:pw5ecr3t@h'}",
+        "apps: {'1': {tokens: [pw5ecr3t: : x}}",
+        "broker:\n  url: amqp://u:p: pw5ecr3t@h",
+        "admin: {token: *pw5ecr3t}",
+        "admin: {token: !pw5ecr3t x}",
+    ],
+)
+def test_a_secret_in_the_wrong_place_does_not_show(tmp_path, text):
+    """Neither a section that is a value nor a line that is no YAML is repeated."""
+    assert "pw5ecr3t" not in fault_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://u:a@pw5ecr3t@h/",
+        "amqp://u:a/pw5ecr3t@h/",
+        "amqp://u@x:pw5ecr3t@h/",
+        "POSTGRESQL://u:pw5ecr3t@h/d",
+        "postgresql://h/d?sslpassword=pw5ecr3t",
+    ],
+)
+def test_every_spelling_of_a_password_is_masked(url):
+    """Drivers are lenient about passwords that should have been escaped."""
+    assert "pw5ecr3t" not in mask_url(url)
+
+
+def test_a_section_with_nothing_below_it_has_its_defaults(tmp_path):
+    """Commenting out the last key of a section is no mistake."""
+    config = config_of(tmp_path, "listen:\njournal:\nsinks:\nlog:\napps:\n  1400000000:\n")
+
+    assert config.listen == Config().listen
+    assert config.apps["1400000000"] == App()
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "expected"),
+    [
+        ("listen: &a {x: *a}", {}, "alias"),
+        ("broker: {url: &a [*a]}", {}, "alias"),
+        ("", {"GATEWAY__LISTEN__HOST": "\udcff"}, "no UTF-8"),
+        ('sinks: {a: {kind: jsonl, path: "a\\0b"}}', {}, "NUL"),
+        ("broker: {ignore: x}", {}, "broker.ignore: must be a list"),
+        ("journal: {retain_h: .inf}", {}, "journal.retain_h"),
+        ("sqlite: x", {}, "sqlite: unknown key"),
+        ("sinks: {sqlite: {kind: jsonl, path: x, pth: y}}", {}, "sinks.sqlite.pth: unknown key"),
+    ],
+)
+def test_odd_values_are_errors_in_words(tmp_path, text, environ, expected):
+    """Nothing of a file or the environment ends in a traceback."""
+    assert expected in fault_of(tmp_path, text, environ)
+
+
+def test_an_override_may_hold_app_ids_as_yaml_reads_them(tmp_path):
+    """A number as key is an app id in the environment as in the file."""
+    assert list(config_of(tmp_path, "", {"GATEWAY__APPS": "{1400000001: {}}"}).apps) == ["1400000001"]
+
+
+def test_anchors_can_be_merged(tmp_path):
+    """YAML's << works, with keys of one's own beside it."""
+    text = "sinks:\n  a: &a {kind: jsonl, path: x}\n  b:\n    <<: *a\n    path: y\n"
+
+    assert [str(sink.path) for sink in config_of(tmp_path, text).sinks.values()] == ["x", "y"]
+
+
+def test_one_file_for_two_is_found_in_every_spelling(tmp_path):
+    """Two sinks, or a sink and the embedded broker, never share a file."""
+    text = "apps: {1: {}}\nsinks: {a: {kind: jsonl, path: x/../y}, b: {kind: sqlite, path: y}, c: {kind: sqlite, path: var/broker.db}}"
+
+    with pytest.raises(ConfigError) as caught:
+        build.check(config_of(tmp_path, text))
+
+    assert "sinks.b.path" in str(caught.value)
+    assert "sinks.c.path: broker.url" in str(caught.value)
+
+
+def test_the_banner_writes_ipv6_as_urls_do():
+    """What it prints can be pasted."""
+    config = Config.model_validate({"listen": {"host": "::1"}, "apps": {"1": {}}})
+
+    assert "http://[::1]:8080/callback" in banner(config, 8080, serves=True, sinks=[])

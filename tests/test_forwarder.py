@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import threading
 
 import pytest
 
+from gateway import forwarder as stage
 from gateway.broker import Unconfirmed
 from gateway.broker.embedded import Embedded
 from gateway.config import Broker as BrokerConfig
@@ -240,3 +242,21 @@ async def test_finish_does_not_wait_for_a_broker_that_is_away(start):
     await asyncio.wait_for(task, 5)
 
     assert journal.waiting == 5
+
+
+async def test_large_bodies_are_normalised_away_from_the_loop(start, monkeypatch):
+    """A batch of them would hold up every answer for seconds."""
+    threads = {}
+
+    def note(callback, position):
+        threads[len(callback.body) > 70_000] = threading.current_thread() is threading.main_thread()
+        return normalise(callback, position)
+
+    normalise = stage.normalise
+    monkeypatch.setattr(stage, "normalise", note)
+    journal, *_ = await start(Scripted(), 3)
+    await confirmed(journal, 3)
+    await journal.append(callback(3, Text="x" * 70_000))
+    await confirmed(journal, 4)
+
+    assert threads == {False: True, True: False}

@@ -419,3 +419,11 @@ def test_orjson_and_our_parser_agree_on_plain_bodies(text):
     [event] = normalise(callback({"Text": text.decode("latin-1")}, "New.Thing"), "j.1")
 
     assert orjson.loads(event.body)["data"]["text"] == text.decode("latin-1")
+
+
+def test_members_that_cannot_be_read_still_tell_facts_apart():
+    """Entries in a shape we do not know drop out of members, and must not make two exits one."""
+    first, second = (exit_of(ExitMemberList=[{"Member": name}], ExitType="Kicked") for name in ("a", "b"))
+
+    assert first["data"]["members"] == second["data"]["members"] == []
+    assert first["id"] != second["id"]

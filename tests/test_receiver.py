@@ -5,12 +5,14 @@ import contextlib
 import json
 import logging
 import re
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from gateway import receiver
 from gateway.answer import OK
 from gateway.config import Config
 from gateway.journal import Journal
@@ -498,3 +500,36 @@ async def test_while_draining_answers_close_their_connection(start):
 
     assert status == 200
     assert headers["connection"] == "close"
+
+
+async def test_a_large_body_is_judged_away_from_the_loop(start, monkeypatch):
+    """A megabyte of small values takes longer to read than others may be kept waiting."""
+    threads = []
+
+    def note(*args):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return decide(*args)
+
+    decide = receiver.decide_body
+    monkeypatch.setattr(receiver, "decide_body", note)
+    front = await start()
+    large = b'{"a":[' + b"1," * 100_000 + b"1]}"
+
+    assert [(await front.post(f"/callback?{QUERY}", body))[0] for body in (SAMPLE, large)] == [200, 200]
+    assert threads == [True, False]
+
+
+async def test_an_empty_line_after_a_request_starts_no_deadline(start):
+    """Old clients end a body with a line break more; their connection stays open for the next callback."""
+    front = await start(header_timeout_s=0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(request("POST", f"/callback?{QUERY}", SAMPLE))
+    first = (await read_answer(reader))[0]
+    writer.write(b"\r\n")
+    await asyncio.sleep(0.2)
+    writer.write(request("POST", f"/callback?{QUERY}", SAMPLE))
+    second = (await read_answer(reader))[0]
+    writer.close()
+
+    assert (first, second) == (200, 200)
+    assert front.counts()[1] == {}

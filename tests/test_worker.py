@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import threading
 
 import pytest
 
+from gateway import worker as stage
 from gateway.broker.embedded import Embedded
 from gateway.config import JsonlSink
 from gateway.errors import Poison, Unavailable
@@ -248,3 +250,24 @@ async def test_the_sink_is_closed_at_the_end(world):
     await stop()
 
     assert sink.closed == 1
+
+
+async def test_large_events_are_read_away_from_the_loop(world, monkeypatch):
+    """In one process with a receiver its answers would wait for them."""
+    broker, start = world
+    threads = []
+
+    def note(deliveries):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return parse(deliveries)
+
+    parse = stage._parse
+    monkeypatch.setattr(stage, "_parse", note)
+    small = event(0)
+    large = Event(json.dumps({**json.loads(small.body), "extra": "x" * 70_000}).encode(), small.attributes)
+    await publish(broker, small, large)
+    sink = Scripted()
+    start(sink, batch_max_events=1)
+
+    await until(lambda: len(sink.written) == 2)
+    assert threads == [True, False]

@@ -32,8 +32,19 @@ from gateway.errors import ConfigError
 
 ENV_PREFIX = "GATEWAY__"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/@\s:]*:)[^@/\s]*@")
-_PAIR_PASSWORD = re.compile(r"(?P<head>\bpassword\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE)
+# Why up to the last @ there is: drivers take a password with an unescaped @ or / in it.
+_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/\s:]*:)\S*@", re.IGNORECASE)
+_PAIR_PASSWORD = re.compile(
+    r"(?P<head>\b(?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE
+)
+_NAMED = re.compile(r"\b(alias|tag) '.*'")
+_MERGE = "tag:yaml.org,2002:merge"
+_MAPPING = "must be a mapping: keys with values below it"
+_SHAPES: Mapping[str, str] = {
+    "model_type": _MAPPING, "model_attributes_type": _MAPPING, "dict_type": _MAPPING,
+    "tuple_type": "must be a list, like [a, b]",
+    "union_tag_not_found": "needs a kind: jsonl, sqlite or postgres",
+}  # fmt: skip
 _KINDS: Mapping[str, type[Section]] = {"jsonl": JsonlSink, "sqlite": SqliteSink, "postgres": PostgresSink}
 _SECTIONS: Mapping[str, type[Section]] = {
     "listen": Listen, "admin": Admin, "apps": App, "journal": Journal, "broker": Broker, "log": Log,
@@ -53,11 +64,15 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}; name another file with --config") from error
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"{path}: not readable as YAML: {_yaml_fault(error)}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{name}: the top level must be a mapping of sections, like 'listen:'")
-    raw = _expand(raw, environ, "")
+    try:
+        raw = _expand(raw, environ, "")
+    except RecursionError:
+        raise ConfigError(f"{name}: an alias (*) stands inside what it names") from None
     _override(raw, environ)
+    _fill_blanks(raw)
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
@@ -92,6 +107,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGE:
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, (str, int)) and key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -119,7 +136,7 @@ def _expand(value: Any, environ: Mapping[str, str], path: str) -> Any:
             )
         return environ.get(name) or default or ""
 
-    return _VARIABLE.sub(fill, value)
+    return _plain_text(_VARIABLE.sub(fill, value), path[:-1])
 
 
 def _override(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
@@ -136,13 +153,44 @@ def _override(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
                 raise ConfigError(f"environment: {name}: {part} is a value and has no keys")
             place = inner
         try:
-            place[leaf] = yaml.safe_load(text) if text.lstrip()[:1] in ("[", "{") else text
-        except yaml.YAMLError as error:
-            raise ConfigError(f"environment: {name}: not readable as a YAML list or mapping") from error
+            is_tree = _plain_text(text, f"environment: {name}").lstrip()[:1] in ("[", "{")
+            place[leaf] = _expand(yaml.load(text, _Loader), environ, f"{name}.") if is_tree else text  # noqa: S506
+        except (yaml.YAMLError, RecursionError):
+            raise ConfigError(f"environment: {name}: not readable as a YAML list or mapping") from None
+
+
+def _plain_text(text: str, path: str) -> str:
+    """Return *text*; ConfigError when it holds what no path, host or password can."""
+    if "\0" in text or (not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)):
+        raise ConfigError(f"{path}: holds a NUL character or bytes that are no UTF-8")
+    return text
+
+
+def _fill_blanks(raw: dict[str, Any]) -> None:
+    """Make ``listen:`` with nothing below it the section with its defaults; an app and a sink likewise."""
+    for name in (*_SECTIONS, "sinks"):
+        if name in raw and raw[name] is None:
+            raw[name] = {}
+    for name in ("apps", "sinks"):
+        if isinstance(raw.get(name), dict):
+            raw[name] = {key: {} if value is None else value for key, value in raw[name].items()}
+
+
+def _yaml_fault(error: Exception) -> str:
+    """Say what is wrong and where, without the line itself, which may hold a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return place + _NAMED.sub(r"\1", error.problem or "")
 
 
 def _explain(fault: Any, raw: Any) -> str:
-    where = [str(part) for part in fault["loc"] if part not in _KINDS]
+    loc = fault["loc"]
+    # Behind a sink's name stands its kind, which is no key; anywhere else the same word is one.
+    where = [
+        str(part) for at, part in enumerate(loc) if not (at == 2 and loc[0] == "sinks" and part in _KINDS)
+    ]
     path = ".".join(where) or "top level"
     if fault["type"] == "extra_forbidden":
         allowed = _keys_at(fault["loc"][:-1])
@@ -152,9 +200,11 @@ def _explain(fault: Any, raw: Any) -> str:
     message = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "value_error" and message.startswith(("apps.", "admin.")):
         return message
+    if fault["type"] in _SHAPES:  # Why without the value: it stands where a secret may have been meant
+        return f"{path}: {_SHAPES[fault['type']]}"
     secret = any(word in path for word in ("token", "dsn", "url"))
     value = fault.get("input")
-    shown = "" if secret or isinstance(value, (dict, list)) else f" (it is {value!r})"
+    shown = "" if secret or isinstance(value, (dict, list)) else f" (it is {mask_url(repr(value))})"
     return f"{path}: {message[0].lower()}{message[1:]}{shown}"
 
 

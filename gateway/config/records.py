@@ -83,7 +83,7 @@ class Journal(Section):
     max_mb: Positive = 4096
     min_free_mb: Annotated[int, Field(ge=0)] = 512
     retain_mb: Annotated[int, Field(ge=0)] = 256
-    retain_h: Annotated[float, Field(ge=0)] = 168
+    retain_h: Annotated[float, Field(ge=0, le=876_000, allow_inf_nan=False)] = 168
     segment_mb: Annotated[int, Field(ge=1, le=1024)] = 64
     id_window_s: Annotated[int, Field(ge=1, le=86_400)] = 10
 

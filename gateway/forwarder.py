@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from gateway.backoff import Backoff
 from gateway.broker import Broker, Publisher, Unconfirmed
+from gateway.caution import Caution
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import FatalError, Unavailable
 from gateway.event import HEAVY_BYTES, Event
@@ -26,7 +27,7 @@ from gateway.normalise import malformed, normalise
 
 _log = logging.getLogger(__name__)
 _BATCH_BYTES = 4 * 1_048_576
-_STRIKES = 3
+_HELD_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,14 @@ class _Sent:
     last: int
     """Position of its last callback."""
     events: int
+    size: int
+    """Bytes of their bodies."""
     future: asyncio.Future[None]
     sent_s: float
 
 
 class Forwarder:
-    """Publishes the journal. Bound: max_unconfirmed events under way, and one batch beyond."""
+    """Publishes the journal. Bound: max_unconfirmed events and _mb under way, one batch beyond."""
 
     def __init__(self, journal: Journal, broker: Broker, config: BrokerConfig, metrics: Metrics) -> None:
         self._journal = journal
@@ -50,15 +53,13 @@ class Forwarder:
         self._metrics = metrics
         self._backoff = Backoff(config.reconnect_min_s, config.reconnect_max_s, random.random)
         self._window: deque[_Sent] = deque()
-        self._unconfirmed = 0
+        self._unconfirmed = self._unconfirmed_bytes = 0
+        self._sending_since_s: float | None = None
         self._finish = asyncio.Event()
         self._fault = ""
         self._waited = 0
         self._fault_since_s = 0.0
-        # After a refusal batches are small and go one at a time up to here: that finds the refused one.
-        self._careful_until = 0
-        self._careful_size = 0
-        self._strikes = (0, 0)
+        self._caution = Caution()
         metrics.publish_unconfirmed.set_function(lambda: self._unconfirmed)
 
     async def run(self) -> None:
@@ -79,7 +80,7 @@ class Forwarder:
                 await self._pause(delay_s)
             finally:
                 self._window.clear()
-                self._unconfirmed = 0
+                self._unconfirmed = self._unconfirmed_bytes = 0
 
     def finish(self) -> None:
         """Let ``run`` end once everything stored is confirmed, or at once when the broker is away."""
@@ -87,8 +88,9 @@ class Forwarder:
 
     @property
     def is_connected(self) -> bool:
-        """The last attempt to publish did not fail."""
-        return not self._fault
+        """The last attempt to publish did not fail, nor is it held up, by an alarm, say."""
+        since_s = self._sending_since_s
+        return not self._fault and (since_s is None or time.monotonic() - since_s < _HELD_S)
 
     async def _pump(self, publisher: Publisher) -> None:
         """Publish what stands after the cursor until something fails or the end is wanted."""
@@ -96,10 +98,11 @@ class Forwarder:
         sent = self._journal.cursor
         while True:
             while self._has_room():
-                stored = self._journal.read(sent, self._batch_size(sent), _BATCH_BYTES)
+                size = self._caution.batch_size(sent, self._config.publish_batch_events)
+                stored = self._journal.read(sent, size, _BATCH_BYTES)
                 if not stored:
                     break
-                await self._send(publisher, stored)
+                await self._send_or_settle(publisher, stored, sent)
                 sent = stored[-1].position
                 await asyncio.sleep(0)  # Why: accepting callbacks goes first when both want the processor
             if self._window:
@@ -126,14 +129,20 @@ class Forwarder:
             return
 
     def _has_room(self) -> bool:
-        if self._careful_until:
+        if self._caution.until:
             return not self._window
-        return self._unconfirmed < self._config.max_unconfirmed
+        most_bytes = self._config.max_unconfirmed_mb * 1_048_576
+        return self._unconfirmed < self._config.max_unconfirmed and self._unconfirmed_bytes < most_bytes
 
-    def _batch_size(self, sent: int) -> int:
-        if self._careful_until and sent >= self._careful_until:
-            self._careful_until = self._careful_size = 0
-        return self._careful_size or self._config.publish_batch_events
+    async def _send_or_settle(self, publisher: Publisher, stored: Sequence[Stored], sent: int) -> None:
+        """Send *stored*; when that fails, what is under way is settled first: it may tell why."""
+        try:
+            await self._send(publisher, stored)
+        except Unavailable:
+            # Why: a channel that the broker closes for the content of one batch fails the next send first.
+            while self._window:
+                await self._settle_oldest(sent)
+            raise
 
     async def _send(self, publisher: Publisher, stored: Sequence[Stored]) -> None:
         # Why a thread: a few large bodies would hold up every answer for longer than the sender waits.
@@ -141,16 +150,22 @@ class Forwarder:
             events = await asyncio.to_thread(self._all_events, stored)
         else:
             events = self._all_events(stored)
-        future = await publisher.send(events)
-        self._window.append(_Sent(stored[-1].position, len(events), future, time.monotonic()))
+        size = sum(len(event.body) for event in events)
+        self._sending_since_s = time.monotonic()
+        try:
+            future = await publisher.send(events)
+        finally:
+            self._sending_since_s = None
+        self._window.append(_Sent(stored[-1].position, len(events), size, future, time.monotonic()))
         self._unconfirmed += len(events)
+        self._unconfirmed_bytes += size
 
     def _all_events(self, stored: Sequence[Stored]) -> list[Event]:
         return [event for record in stored for event in self._events(record)]
 
     def _events(self, stored: Stored) -> list[Event]:
         position = f"{self._journal.id}.{stored.position}"
-        if self._strikes == (stored.position, _STRIKES):
+        if self._caution.has_struck_out(stored.position):
             return [malformed(stored.callback, position, "refused_by_broker", with_body=False)]
         try:
             return normalise(stored.callback, position)
@@ -173,6 +188,7 @@ class Forwarder:
             raise
         self._window.popleft()
         self._unconfirmed -= batch.events
+        self._unconfirmed_bytes -= batch.size
         self._journal.confirm(batch.last)
         self._metrics.events_published.inc(batch.events)
         self._metrics.publish_seconds.observe(time.monotonic() - batch.sent_s)
@@ -186,25 +202,14 @@ class Forwarder:
             self._metrics.publish_order_breaks.inc()
 
     def _be_careful(self, fault: Unconfirmed, sent: int) -> None:
-        """Make the next batches smaller when the broker refused what was sent, not just went away."""
-        if fault.reason not in ("nacked", "returned", "rejected"):
-            return
         first = self._journal.cursor + 1
-        was_alone = self._careful_size == 1
-        self._careful_until = max(self._careful_until, sent)
-        size = self._careful_size or self._config.publish_batch_events
-        # Why 1 after a nack: each try sends one copy to the queues that do take it, so send one event.
-        self._careful_size = max(1, size // 8) if fault.reason == "rejected" else 1
-        if fault.reason == "rejected" and was_alone:
-            position, strikes = self._strikes
-            self._strikes = (first, strikes + 1 if position == first else 1)
-            if self._strikes[1] == _STRIKES:
-                _log.error(
-                    "The broker closes the channel whenever position %d is published (%s); it goes out as"
-                    " im.malformed without its body and stays in the journal",
-                    first,
-                    fault.detail,
-                )
+        if self._caution.note(fault.reason, first, sent, self._config.publish_batch_events):
+            _log.error(
+                "The broker closes the channel whenever position %d is published (%s); it goes out as"
+                " im.malformed without its body and stays in the journal",
+                first,
+                fault.detail,
+            )
 
     def _note_fault(self, fault: Unavailable, delay_s: float) -> None:
         self._metrics.publish_failures.labels(fault.reason).inc()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -18,18 +17,19 @@ from gateway.admin import Admin, Health
 from gateway.banner import banner
 from gateway.broker import Broker
 from gateway.config import Config
-from gateway.errors import ConfigError, FatalError, Unavailable
+from gateway.errors import ConfigError, FatalError
 from gateway.forwarder import Forwarder
 from gateway.journal import Journal
 from gateway.metrics import Metrics
 from gateway.ports import limit_connections, listen_on, room_for_connections
 from gateway.receiver import Receiver
+from gateway.sampler import Sampler
 from gateway.server import FrontServer
 from gateway.worker import Worker
 
 _log = logging.getLogger(__name__)
-_SAMPLE_S = 5.0
 _FINISH_S = 5.0
+_END_S = 15.0
 _ADMIN_CONNECTIONS = 64
 _ADMIN_IDLE_S = 30.0
 
@@ -80,7 +80,8 @@ class Gateway:
                 worker = Worker(name, self._config.sinks[name], sink, broker, self._metrics)
                 self._workers[name] = worker
                 self._start(f"worker {name}", worker.run())
-            self._start("sampler", self._sample(broker))
+            sampler = Sampler(broker, self._sampled, self._journal, self._metrics)
+            self._start("sampler", sampler.run())
             admin = await self._start_admin()
             front = await self._start_front()
             print(
@@ -137,8 +138,10 @@ class Gateway:
         if self._stop.is_set():
             return 0
         for end in ends:
-            if end.done() and not end.cancelled() and (fault := end.exception()) is not None:
-                _log.critical("%s; the process ends so that nothing is acknowledged and lost", fault)
+            if end.done():
+                fault = "cancelled" if end.cancelled() else end.exception() or "ended"
+                name = end.get_name() if isinstance(end, asyncio.Task) else "journal"
+                _log.critical("%s: %s; the process ends so that nothing is lost unseen", name, fault)
         self._stop_now.set()
         return 1
 
@@ -153,9 +156,7 @@ class Gateway:
             self._forwarder.finish()
             _log.info("Stopping: waiting for the broker's confirms")
             await self._unless_now(asyncio.wait((self._tasks["forwarder"],), timeout=_FINISH_S))
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._unless_now(self._end_tasks())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5 if self._stop_now.is_set() else _FINISH_S):
                 await broker.close()
@@ -167,6 +168,14 @@ class Gateway:
             _log.info("Stopped: the journal is closed, %d callbacks wait in it for the next start", waiting)
         if admin is not None:
             await admin.cleanup()
+
+    async def _end_tasks(self) -> None:
+        """Cancel all tasks until they have ended."""
+        # Why again and again: a driver that loses its connection in that moment may swallow a cancellation.
+        while left := [task for task in self._tasks.values() if not task.done()]:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=_END_S)
 
     async def _drain(self, front: web.ServerRunner) -> None:
         assert self._server is not None
@@ -203,38 +212,12 @@ class Gateway:
             causes.append("the journal is full: callbacks are refused with 503")
         if self._forwarder is not None and self._journal is not None and not self._forwarder.is_connected:
             notes.append(f"the broker takes no events; {self._journal.waiting} callbacks wait in the journal")
-        away = [name for name, worker in self._workers.items() if not worker.is_consuming]
+        away = [name for name, worker in self._workers.items() if not worker.is_working]
         if away and self._serves:
             notes.extend(f"sink {name} takes nothing" for name in away)
         elif away:
             causes.extend(f"sink {name} takes nothing" for name in away)
         return Health(causes, notes)
-
-    async def _sample(self, broker: Broker) -> None:
-        """Keep the gauges fresh that need asking: depths of queues, age of the backlog."""
-        while True:
-            await self._sample_once(broker)
-            for _ in range(int(_SAMPLE_S)):
-                self._sample_journal()
-                await asyncio.sleep(1.0)
-
-    async def _sample_once(self, broker: Broker) -> None:
-        metrics = self._metrics
-        try:
-            for name in self._sampled:
-                depth = await broker.depth(name)
-                metrics.sink_waiting.labels(name).set(depth.ready)
-                metrics.sink_dead.labels(name).set(depth.dead)
-                metrics.sink_retrying.labels(name).set(depth.retry)
-            metrics.unrouted_events.set(await broker.unrouted())
-        except Unavailable as fault:
-            _log.debug("Depths can't be asked: %s", fault)
-
-    def _sample_journal(self) -> None:
-        if self._journal is not None:
-            oldest_ms = self._journal.oldest_waiting_ms
-            age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
-            self._metrics.journal_oldest.set(age_s)
 
     def _port_of(self, front: web.ServerRunner | None) -> int:
         return int(front.addresses[0][1]) if front is not None else 0

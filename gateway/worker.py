@@ -48,6 +48,11 @@ class Worker:
         metrics.sink_oldest.labels(name).set_function(self._held_s)
         metrics.sink_available.labels(name).set(0)
 
+    @property
+    def is_working(self) -> bool:
+        """Events are taken and the sink takes them, as far as is known."""
+        return self.is_consuming and self._away_since_s is None
+
     async def run(self) -> None:
         """Work until cancelled; closes the sink at the end. What was not acknowledged comes again."""
         try:

@@ -182,6 +182,82 @@ async def test_one_that_is_always_rejected_goes_out_as_malformed(start):
     assert broker.batches.count([17]) == 3
 
 
+async def test_a_rejection_counts_when_the_next_send_meets_the_closed_channel_first(start):
+    """With a long backlog the channel is gone before the refused batch is looked at; it is found all the same."""
+
+    class Racing(Scripted):
+        async def send(self, events):
+            bodies = [json.loads(event.body) for event in events]
+            if self.lost:
+                raise Unavailable("mismatch", "the channel is closed")
+            if any("raw" in one["data"] and numbers([one]) == [17] for one in bodies):
+                self.lost = refused("rejected")
+                future = asyncio.get_running_loop().create_future()
+                future.set_exception(self.lost)
+                future.exception()
+                return future
+            self.seen = getattr(self, "seen", []) + [one["position"] for one in bodies]
+            future = asyncio.get_running_loop().create_future()
+            future.set_result(None)
+            return future
+
+    broker = Racing()
+    journal, metrics, *_ = await start(broker, 200, publish_batch_events=16)
+    await confirmed(journal, 200)
+
+    assert list(dict.fromkeys(broker.seen)) == [f"{journal.id}.{n}.0" for n in range(1, 201)]
+    assert value(metrics.publish_failures, reason="mismatch") == 0
+
+
+async def test_the_bytes_unconfirmed_are_bounded(start):
+    """max_unconfirmed_mb, and one batch at most beyond, however large the callbacks are."""
+    broker = Scripted()
+    broker.bytes = 0
+    stored, full = asyncio.Event(), asyncio.Event()
+
+    async def send(events):
+        await stored.wait()
+        broker.bytes += sum(len(event.body) for event in events)
+        if broker.bytes >= 1_048_576:
+            full.set()
+        return asyncio.get_running_loop().create_future()
+
+    broker.send = send
+    journal, *_ = await start(broker, 0, publish_batch_events=10, max_unconfirmed_mb=1)
+    for number in range(60):
+        await journal.append(callback(number, Introduction="x" * 50_000))
+    stored.set()
+    async with asyncio.timeout(10):
+        await full.wait()
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+    assert broker.bytes < 2 * 1_048_576
+
+
+async def test_a_send_that_is_held_up_is_not_healthy(start, monkeypatch):
+    """A broker under an alarm fails nothing, it only does not read; the health tells it all the same."""
+    monkeypatch.setattr("gateway.forwarder._HELD_S", 0.0)
+    broker = Scripted()
+    held, go_on = asyncio.Event(), asyncio.Event()
+    send = broker.send
+
+    async def wait(events):
+        held.set()
+        await go_on.wait()
+        return await send(events)
+
+    broker.send = wait
+    journal, _, forwarder, *_ = await start(broker, 3)
+    async with asyncio.timeout(10):
+        await held.wait()
+    assert not forwarder.is_connected
+    go_on.set()
+    await confirmed(journal, 3)
+
+    assert forwarder.is_connected
+
+
 async def test_an_outage_is_said_once_and_its_end_too(start, caplog):
     """With how many wait; not once per try."""
     caplog.set_level(logging.INFO)

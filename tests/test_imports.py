@@ -11,11 +11,11 @@ TIERS = {
     "words": {"errors", "config"},
     "pure": {
         "callback", "event", "catalogue", "normalise", "names", "signature", "answer", "record", "topology",
-        "backoff", "exits",
+        "backoff", "caution", "exits",
     },
     "observe": {"metrics", "logs"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "ports"},
-    "stages": {"receiver", "forwarder", "worker"},
+    "stages": {"receiver", "forwarder", "worker", "sampler"},
     "wiring": {"build", "banner", "run", "cli", "__main__"},
 }  # fmt: skip
 ORDER = list(TIERS)

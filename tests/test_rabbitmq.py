@@ -189,8 +189,8 @@ async def test_an_exchange_deleted_while_running_loses_nothing(make, forward, am
     assert sorted(numbers(await taken(broker, "one", 10))) == list(range(1, 11))
 
 
-async def test_an_alarm_stops_writing_and_the_deadline(make, rabbitmq, forward):
-    """While RabbitMQ refuses publishes nothing is written and no deadline runs; then everything arrives once."""
+async def test_an_alarm_stops_writing_and_the_deadline(make, rabbitmq, forward, caplog):
+    """While RabbitMQ refuses publishes nothing is written, no deadline runs, and the log says so; then all arrives."""
     broker = make({"one": ("#",)}, confirm_timeout_s=1)
     journal, metrics = await forward(broker)
     await journal.append(callback(0))
@@ -207,6 +207,7 @@ async def test_an_alarm_stops_writing_and_the_deadline(make, rabbitmq, forward):
 
     assert numbers(await taken(broker, "one", 50)) == list(range(50))
     assert value(metrics.publish_failures, reason="deadline") == 0
+    assert len([one for one in caplog.messages if "refuses to read publishes" in one]) == 1
 
 
 async def test_a_node_that_says_nothing_runs_into_the_deadline(make, rabbitmq, forward):
@@ -227,6 +228,28 @@ async def test_a_node_that_says_nothing_runs_into_the_deadline(make, rabbitmq, f
 
     found = numbers(await taken(broker, "one", 20))
     assert list(dict.fromkeys(found)) == list(range(20))
+
+
+async def test_a_connection_given_up_for_silence_cancels_nobody(make, rabbitmq):
+    """aiormq cancels what waits on it; to us that is Unavailable, or a silent broker would end the process."""
+    broker = make()
+    async with broker.publisher():
+        pass
+    async with broker.consumer("one", 1):
+        links = [broker._publish_link, broker._consume_link]
+        connections = [await link.get() for link in links]
+        with frozen(rabbitmq.pid):
+            asks = [
+                asyncio.create_task(ask)
+                for ask in (broker.depth("one"), broker.unrouted(), broker.peek("one", 1))
+            ]
+            await asyncio.sleep(0.1)
+            for connection in connections:
+                connection._reader_task.cancel()  # what its heartbeat does after 3 x (heartbeat + 1) s
+            results = await asyncio.wait_for(asyncio.gather(*asks, return_exceptions=True), 20)
+
+    assert [type(result) for result in results] == [Unavailable] * 3
+    assert (await broker.depth("one")).ready == 0
 
 
 @contextlib.contextmanager
@@ -373,6 +396,24 @@ async def test_something_else_that_listens_is_told_apart(make):
             await make(url=f"amqp://guest:guest@127.0.0.1:{port}/").check()
 
     assert caught.value.reason in ("not_amqp", "connection_lost")
+
+
+async def test_a_port_that_accepts_and_closes_at_once_is_unavailable(make, monkeypatch):
+    """A load balancer without a backend: aiormq raises StopAsyncIteration then, which would end our tasks."""
+
+    async def connect(*args, **kwargs):
+        raise StopAsyncIteration
+
+    monkeypatch.setattr("gateway.broker.rabbitmq.link.aio_pika.connect", connect)
+    broker = make()
+    with pytest.raises(Unavailable):
+        await broker.depth("one")
+    with pytest.raises(Unavailable):
+        async with broker.publisher():
+            pass
+    with pytest.raises(Unavailable):
+        async with broker.consumer("one", 1):
+            pass
 
 
 async def test_several_hosts_are_tried_in_turn(make, amqp_url):

@@ -114,6 +114,7 @@ class Broker(Section):
     reconnect_max_s: Seconds = 15
     publish_batch_events: Positive = 100
     max_unconfirmed: Positive = 2048
+    max_unconfirmed_mb: Positive = 32
 
     @field_validator("url")
     @classmethod

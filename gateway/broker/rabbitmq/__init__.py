@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import aiormq
 from aiormq.abc import DeliveredMessage
@@ -16,7 +16,7 @@ from pamqp import commands as spec
 from gateway.broker import Delivery, Depth, Unconfirmed
 from gateway.broker.rabbitmq import declare
 from gateway.broker.rabbitmq.consume import ROUTING_KEY, Consumer, delivery_of
-from gateway.broker.rabbitmq.link import Link
+from gateway.broker.rabbitmq.link import Link, close_channel
 from gateway.broker.rabbitmq.publish import ConfirmChannel, Message, Publisher
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
@@ -73,7 +73,7 @@ class RabbitMQ:
             ready = await self._count(channel, names.queue)
             return Depth(ready, None, sum(retry), await self._count(channel, names.dead))
         finally:
-            await _close(channel)
+            await close_channel(channel)
 
     async def peek(self, sink: str, limit: int, *, dead: bool = False) -> list[Delivery]:
         names = self._topology.sink(sink)
@@ -87,14 +87,14 @@ class RabbitMQ:
                 found.append(delivery_of(message))
             return found
         finally:
-            await _close(channel)  # Why: closing puts everything back in order; a nack may not
+            await close_channel(channel)  # Why: closing puts everything back in order; a nack may not
 
     async def unrouted(self) -> int:
         channel = await self._publish_link.channel(aiormq.Channel, confirms=False)
         try:
             return await self._count(channel, self._topology.unrouted)
         finally:
-            await _close(channel)
+            await close_channel(channel)
 
     async def rescue(self) -> int:
         left = await self.unrouted()
@@ -109,7 +109,7 @@ class RabbitMQ:
                     moved += taken
                     left -= taken
             finally:
-                await _close(channel)
+                await close_channel(channel)
         return moved
 
     async def foreign_queues(self) -> list[str]:
@@ -184,12 +184,6 @@ def _copy(exchange: str, message: DeliveredMessage) -> Message:
         message_id=delivery.message_id,
         type=delivery.type,
     )
-
-
-async def _close(channel: aiormq.Channel) -> None:
-    with suppress(Unavailable, OSError, RuntimeError, aiormq.exceptions.AMQPError):
-        if not channel.is_closed:
-            await channel.close()
 
 
 __all__ = ["RabbitMQ", "Unconfirmed"]

@@ -6,7 +6,6 @@ Events go back by closing the channel, never by nack: on RabbitMQ 3.10 a nack ma
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,14 +18,13 @@ from aiormq.abc import ChannelFrame, DeliveredMessage
 from pamqp import commands as spec
 
 from gateway.broker import Delivery
-from gateway.broker.rabbitmq.link import explain
+from gateway.broker.rabbitmq.link import close_channel, explain
 from gateway.broker.rabbitmq.publish import PUBLISH_TAG, Message
 from gateway.errors import Unavailable
 from gateway.topology import SinkTopology, retry_delay_s
 
 ATTEMPT = "attempt"
 ROUTING_KEY = "routing-key"
-_log = logging.getLogger(__name__)
 PublishCopy = Callable[[Message], Awaitable[None]]
 
 
@@ -93,12 +91,7 @@ class Consumer:
     async def close(self) -> None:
         """Close the channel: what is not settled goes back to the queue, in order."""
         self._lose(Unavailable("closed", "the consumer was closed"))
-        if not self._channel.is_closed:
-            try:
-                async with asyncio.timeout(5):
-                    await self._channel.close()
-            except (amqp.AMQPError, OSError, RuntimeError, TimeoutError) as error:
-                _log.debug("Closing a consuming channel: %s", type(error).__name__)
+        await close_channel(self._channel)
 
     async def _move(
         self, delivery: Delivery, queue: str, headers: dict[str, str | int], expiration_ms: int | None

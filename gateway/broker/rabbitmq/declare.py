@@ -8,10 +8,9 @@ from urllib.parse import quote
 
 import aiohttp
 import aiormq
-from aiormq import exceptions as amqp
 from yarl import URL
 
-from gateway.broker.rabbitmq.link import Link
+from gateway.broker.rabbitmq.link import Link, close_channel
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
 from gateway.topology import Exchange, Queue, Topology
@@ -27,7 +26,7 @@ async def apply(link: Link, topology: Topology) -> None:
             bind = channel.queue_bind if binding.to_queue else channel.exchange_bind
             await link.guard(bind(binding.destination, binding.source, routing_key=binding.routing_key))
     finally:
-        await _close(channel)
+        await close_channel(channel)
 
 
 async def missing(link: Link, topology: Topology) -> list[str]:
@@ -42,7 +41,7 @@ async def missing(link: Link, topology: Topology) -> list[str]:
                 raise
             absent.append(item.name)
         finally:
-            await _close(channel)
+            await close_channel(channel)
     return absent
 
 
@@ -148,11 +147,3 @@ def _default_management(amqp_url: URL) -> URL:
         host=amqp_url.host or "localhost",
         port=15671 if is_tls else 15672,
     )
-
-
-async def _close(channel: aiormq.Channel) -> None:
-    if not channel.is_closed:
-        try:
-            await channel.close()
-        except (amqp.AMQPError, OSError, RuntimeError):
-            return

@@ -9,7 +9,8 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import aio_pika
@@ -22,6 +23,8 @@ from gateway.errors import Unavailable
 from gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
+_CLOSE_S = 5.0
+_MOST_CHANNELS = 2000  # Source: RabbitMQ allows 2047 a connection unless told otherwise
 T = TypeVar("T")
 
 
@@ -46,7 +49,8 @@ class Link:
         async with self._lock:
             if self._connection is not None:
                 underlay = _underlay(self._connection)
-                if underlay is not None and not underlay.is_closed:
+                # Why not is_closed: a connection whose reader has ended may take long to be closed.
+                if underlay is not None and underlay.is_opened:
                     return underlay
                 await self._drop()
             return await self._connect()
@@ -62,11 +66,9 @@ class Link:
 
     async def guard(self, call: Awaitable[T], timeout_s: float | None = None) -> T:
         """Await *call*, an AMQP request; what can go wrong with the connection becomes Unavailable."""
-        try:
+        with in_our_words():
             async with asyncio.timeout(timeout_s or self._config.connect_timeout_s * 4):
                 return await call
-        except (amqp.AMQPError, OSError, RuntimeError, TimeoutError) as error:
-            raise explain(error) from error
 
     async def close(self) -> None:
         """Close the connection; safe when there is none."""
@@ -79,16 +81,17 @@ class Link:
             url = self._config.urls[self._next_host % len(self._config.urls)]
             self._next_host += 1
             try:
-                async with asyncio.timeout(self._config.connect_timeout_s):
-                    self._connection = await aio_pika.connect(
-                        URL(url).update_query(heartbeat=str(self._config.heartbeat_s)),
-                        ssl_context=self._ssl() if url.startswith("amqps") else None,
-                        client_properties={"connection_name": f"im-callback-gateway {self._role}"},
-                    )
-                underlay = _underlay(self._connection)
-                assert underlay is not None
-            except (amqp.AMQPError, OSError, RuntimeError, TimeoutError) as error:
-                faults.append((URL(url), explain(error)))
+                with in_our_words():
+                    async with asyncio.timeout(self._config.connect_timeout_s):
+                        self._connection = await aio_pika.connect(
+                            URL(url).update_query(heartbeat=str(self._config.heartbeat_s)),
+                            ssl_context=self._ssl() if url.startswith("amqps") else None,
+                            client_properties={"connection_name": f"im-callback-gateway {self._role}"},
+                        )
+                    underlay = _underlay(self._connection)
+                    assert underlay is not None
+            except Unavailable as fault:
+                faults.append((URL(url), fault))
                 continue
             self._next_host -= 1
             self._next_channel = 1
@@ -105,11 +108,12 @@ class Link:
 
     def _free_number(self, connection: aiormq.abc.AbstractConnection) -> int:
         # Why not reuse: a number is free only once the broker has confirmed the close of its last channel.
-        number = self._next_channel
-        while number in connection.channels:
-            number = number % 2000 + 1
-        self._next_channel = number % 2000 + 1
-        return number
+        for step in range(_MOST_CHANNELS):
+            number = (self._next_channel + step - 1) % _MOST_CHANNELS + 1
+            if number not in connection.channels:
+                self._next_channel = number % _MOST_CHANNELS + 1
+                return number
+        raise Unavailable("no_channel", f"RabbitMQ has not closed any of {_MOST_CHANNELS} channels")
 
     def _ssl(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self._config.tls_ca)
@@ -120,13 +124,35 @@ class Link:
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         self._connected.set(0)
-        if connection is None:
-            return
-        try:
-            async with asyncio.timeout(5):
-                await connection.close()
-        except (amqp.AMQPError, OSError, RuntimeError, TimeoutError) as error:
-            _log.debug("Closing a lost connection: %s", type(error).__name__)
+        if connection is not None:
+            with suppress(Unavailable), in_our_words():
+                async with asyncio.timeout(_CLOSE_S):
+                    await connection.close()
+
+
+async def close_channel(channel: aiormq.Channel) -> None:
+    """Close *channel*, whatever its state; waits a few seconds for the broker's word, not longer."""
+    if not channel.is_closed:
+        with suppress(Unavailable), in_our_words():
+            async with asyncio.timeout(_CLOSE_S):
+                await channel.close()
+
+
+@contextmanager
+def in_our_words() -> Iterator[None]:
+    """Turn what goes wrong with a connection inside the block into Unavailable."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        # Why: aiormq cancels the requests of a connection that it gives up, for silence, say. Nobody
+        #      cancelled us then, and letting that pass would end the task, and the process with it.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise explain(error) from error
+    # Why StopAsyncIteration: aiormq raises it when the other side closes right after it has accepted.
+    except (amqp.AMQPError, OSError, RuntimeError, TimeoutError, StopAsyncIteration) as error:
+        raise explain(error) from error
 
 
 def explain(error: BaseException) -> Unavailable:

@@ -22,24 +22,23 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from gateway.broker.rabbitmq.confirms import Batch, UnconfirmedBatches
-from gateway.broker.rabbitmq.link import explain
+from gateway.broker.rabbitmq.link import close_channel, explain
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
 from gateway.event import Event
 from gateway.metrics import Metrics
 
+_log = logging.getLogger(__name__)
 PUBLISH_TAG = "publish-tag"
 """Header unique per publish on a channel: its delivery tag. A returned message is known by it."""
 
-_log = logging.getLogger(__name__)
 _REJECTIONS = (
     amqp.ChannelPreconditionFailed,
     amqp.ConnectionSyntaxError,
     amqp.ConnectionFrameError,
     amqp.ConnectionUnexpectedFrame,
-    amqp.ConnectionInternalError,
 )
-_REJECTION_CODES = (311, 541)  # content too large; internal error
+_REJECTION_CODES = (311,)  # content too large
 _TICK_S = 0.25
 
 
@@ -91,6 +90,7 @@ class Publisher:
         self._metrics = metrics
         self._tag = 0
         self._is_broken = False
+        self._was_blocked = False
         self._unconfirmed = channel.unconfirmed = UnconfirmedBatches()
         self._lock = asyncio.Lock()
         self._watch = asyncio.ensure_future(self._watch_deadlines())
@@ -147,12 +147,7 @@ class Publisher:
         """Close the channel; what is unconfirmed fails with ``closed``."""
         self._watch.cancel()
         self._unconfirmed.fail_all("closed", "the channel was closed")
-        if not self._channel.is_closed:
-            try:
-                async with asyncio.timeout(5):
-                    await self._channel.close()
-            except (amqp.AMQPError, OSError, RuntimeError, TimeoutError) as error:
-                _log.debug("Closing a publishing channel: %s", type(error).__name__)
+        await close_channel(self._channel)
 
     async def _wait_until_ready(self) -> None:
         """Return once the broker reads publishes; while it refuses to (an alarm), nothing is written."""
@@ -183,13 +178,22 @@ class Publisher:
         while True:
             await asyncio.sleep(_TICK_S)
             is_blocked = await self._is_blocked()
-            self._metrics.broker_blocked.set(is_blocked)
+            self._note_blocked(is_blocked)
             for batch in self._unconfirmed.batches:
                 batch.sent_s += _TICK_S if is_blocked else 0.0
             oldest = self._unconfirmed.batches[0] if self._unconfirmed.batches else None
             if oldest and time.monotonic() - oldest.sent_s > self._config.confirm_timeout_s:
                 detail = f"no confirm within broker.confirm_timeout_s ({self._config.confirm_timeout_s:g} s)"
                 self._unconfirmed.fail_all("deadline", detail)
+
+    def _note_blocked(self, is_blocked: bool) -> None:
+        self._metrics.broker_blocked.set(is_blocked)
+        if is_blocked != self._was_blocked:
+            self._was_blocked = is_blocked
+            if is_blocked:
+                _log.warning("RabbitMQ refuses to read publishes (a memory or disk alarm); events wait")
+            else:
+                _log.info("RabbitMQ reads publishes again")
 
     async def _is_blocked(self) -> bool:
         ready = asyncio.ensure_future(self._channel.connection.ready())

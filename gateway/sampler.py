@@ -1,0 +1,59 @@
+"""Keeps the gauges fresh that need asking: depths of queues, age of the journal's backlog."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from gateway.broker import Broker
+from gateway.errors import Unavailable
+from gateway.journal import Journal
+from gateway.logs import where
+from gateway.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+_DEPTHS_S = 5.0
+_JOURNAL_S = 1.0
+
+
+class Sampler:
+    """Asks the broker about *sinks*, and the journal where there is one, until cancelled."""
+
+    def __init__(
+        self, broker: Broker, sinks: Sequence[str], journal: Journal | None, metrics: Metrics
+    ) -> None:
+        self._broker = broker
+        self._sinks = sinks
+        self._journal = journal
+        self._metrics = metrics
+
+    async def run(self) -> None:
+        """Sample until cancelled; a broker that does not answer holds up only its own gauges."""
+        await asyncio.gather(self._watch_depths(), self._watch_journal())
+
+    async def _watch_depths(self) -> None:
+        while True:
+            try:
+                await self._sample_depths()
+            except Unavailable as fault:
+                _log.debug("Depths can't be asked: %s", fault)
+            except Exception as fault:  # noqa: BLE001 - a gauge that is stale must not end the process
+                _log.error("Depths can't be asked (%s)", where(fault))
+            await asyncio.sleep(_DEPTHS_S)
+
+    async def _sample_depths(self) -> None:
+        for name in self._sinks:
+            depth = await self._broker.depth(name)
+            self._metrics.sink_waiting.labels(name).set(depth.ready)
+            self._metrics.sink_dead.labels(name).set(depth.dead)
+            self._metrics.sink_retrying.labels(name).set(depth.retry)
+        self._metrics.unrouted_events.set(await self._broker.unrouted())
+
+    async def _watch_journal(self) -> None:
+        while self._journal is not None:
+            oldest_ms = self._journal.oldest_waiting_ms
+            age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
+            self._metrics.journal_oldest.set(age_s)
+            await asyncio.sleep(_JOURNAL_S)

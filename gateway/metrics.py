@@ -53,7 +53,9 @@ class Metrics:
             "connections_evicted", "Connections closed because of listen.max_connections."
         )
         self.last_callback = self._gauge(
-            "last_callback_timestamp_seconds", "When an app's last callback was stored (Unix time).", ("app",)
+            "last_callback_timestamp_seconds",
+            "When an app's last callback was stored (Unix time), 0 when none was.",
+            ("app",),
         )
 
     def _journal(self) -> None:

@@ -66,6 +66,14 @@ class Receiver(Reports):
         self._next_note_s: dict[str, float] = {}
         self.touch: Callable[[object], None] = lambda connection: None
         metrics.requests_inflight.set_function(lambda: self._inflight)
+        # Why now: a sum over a series that is not there yet is nothing, and so is an alert on its silence.
+        for app_id in config.apps:
+            metrics.callbacks_stored.labels(app_id)
+            metrics.last_callback.labels(app_id)
+        for reason in answer.REFUSALS:
+            metrics.requests_refused.labels(reason)
+        for is_stored in ("yes", "no"):
+            metrics.requests_hangups.labels(is_stored)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""

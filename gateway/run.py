@@ -20,6 +20,7 @@ from gateway.config import Config
 from gateway.errors import ConfigError, FatalError
 from gateway.forwarder import Forwarder
 from gateway.journal import Journal
+from gateway.logs import where
 from gateway.metrics import Metrics
 from gateway.ports import limit_connections, listen_on, room_for_connections
 from gateway.receiver import Receiver
@@ -139,9 +140,10 @@ class Gateway:
             return 0
         for end in ends:
             if end.done():
-                fault = "cancelled" if end.cancelled() else end.exception() or "ended"
+                fault = None if end.cancelled() else end.exception()
+                said = str(fault) if isinstance(fault, FatalError) else where(fault) if fault else "ended"
                 name = end.get_name() if isinstance(end, asyncio.Task) else "journal"
-                _log.critical("%s: %s; the process ends so that nothing is lost unseen", name, fault)
+                _log.critical("%s: %s; the process ends so that nothing is lost unseen", name, said)
         self._stop_now.set()
         return 1
 

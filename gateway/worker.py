@@ -127,9 +127,9 @@ class Worker:
         while True:
             started_s = time.monotonic()
             try:
-                if self._away_since_s is not None:
-                    await self._sink.open()
                 async with asyncio.timeout(self._config.write_timeout_s):
+                    if self._away_since_s is not None:
+                        await self._sink.open()
                     failures = await self._sink.write(events)
             except Unavailable as fault:
                 delay_s = self._note_away(fault)

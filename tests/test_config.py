@@ -94,6 +94,17 @@ def test_unknown_keys_in_sinks_and_apps_are_found(tmp_path):
     assert "sinks.a.rotat_mb: unknown key; did you mean sinks.a.rotate_mb?" in said
 
 
+def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
+    """`sqlite` is the name that comes to mind first for a sink of that kind."""
+    said = fault_of(
+        tmp_path, "sinks: {sqlite: {kind: sqlite, pth: x}, jsonl: {kind: jsonl, path: x, rotate_mb: -1}}"
+    )
+
+    assert "sinks.sqlite.pth: unknown key; did you mean sinks.sqlite.path?" in said
+    assert "sinks.jsonl.rotate_mb: input should be greater" in said
+    assert "sqlite: unknown key; " in fault_of(tmp_path, "sqlite: {}")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -201,6 +212,27 @@ sinks: {a: {kind: postgres, dsn: 'postgresql://u:dsn-pw5ecr3t@h/d'}, b: {kind: p
 
     assert "secret" not in printed
     assert "amqps://u:***@b/v" in printed
+
+
+@pytest.mark.parametrize("password", ["pa@secret", "pa:secret", "@secret@", "secret@x@y"])
+def test_a_password_that_holds_what_urls_are_made_of_is_masked_whole(tmp_path, password):
+    """Drivers take it unescaped, so it must not be printed by half."""
+    text = f"broker: {{url: 'amqp://u:{password}@h/'}}\nsinks: {{a: {{kind: postgres, dsn: 'postgresql://u:{password}/@h/d'}}}}"
+    plain = masked(config_of(tmp_path, text))
+
+    assert plain["broker"]["url"] == "amqp://u:***@h/"
+    assert plain["sinks"]["a"]["dsn"] == "postgresql://u:***@h/d"
+
+
+@pytest.mark.parametrize(
+    "url", ["amqp://u:pa/secret@h/", "amqp://u:12/secret@h/", "amqp://u:pa#secret@h/", "amqp://h:port/"]
+)
+def test_a_broker_url_that_no_driver_reads_is_found_at_the_start(tmp_path, url):
+    """Else every part that connects fails by itself, and later."""
+    said = fault_of(tmp_path, f"broker: {{url: '{url}'}}")
+
+    assert said.startswith(f"{tmp_path / 'config.yaml'}: broker.url: can't be read as")
+    assert "secret" not in said
 
 
 def test_secrets_do_not_show_in_errors(tmp_path):

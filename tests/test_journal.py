@@ -160,6 +160,31 @@ async def test_written_and_durable_share_a_group(tmp_path: Path, disk: Disk) -> 
         assert journal.head == 3
 
 
+async def test_written_callbacks_are_synced_before_their_segment_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sync of a later file must not pass for that of an earlier one."""
+    synced: dict[str, int] = {}
+    fdatasync = os.fdatasync
+
+    def watched(fd: int) -> None:
+        fdatasync(fd)
+        synced[os.readlink(f"/proc/self/fd/{fd}")] = os.fstat(fd).st_size
+
+    monkeypatch.setattr(os, "fdatasync", watched)
+    monkeypatch.setattr("gateway.journal.writer.WRITTEN_SYNC_S", 1e9)
+    limits = settings(tmp_path, segment_mb=1)
+    async with running(limits) as journal:
+        for number in range(1, 4):
+            await journal.append(callback(number, 300_000), durable=False)
+        await journal.append(callback(4, 300_000))
+
+        first, second = sorted(limits.dir.glob("*.seg"))
+        assert journal.head == 4
+        assert synced[str(first)] == first.stat().st_size
+        assert synced[str(second)] == second.stat().st_size
+
+
 async def test_a_thousand_appends_share_few_syncs(tmp_path: Path, disk: Disk) -> None:
     """All callbacks that arrive while one sync runs are one group; positions stay consecutive."""
     metrics = Metrics()
@@ -387,6 +412,23 @@ async def test_files_are_closed_to_other_users(tmp_path: Path) -> None:
 
         assert limits.dir.stat().st_mode & 0o777 == 0o700
         assert {path.stat().st_mode & 0o777 for path in limits.dir.iterdir()} == {0o600}
+
+
+async def test_names_of_new_folders_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal whose folder a power cut takes away is as lost as one that was never synced."""
+    synced: set[str] = set()
+    fsync = os.fsync
+
+    def watched(fd: int) -> None:
+        fsync(fd)
+        synced.add(os.readlink(f"/proc/self/fd/{fd}"))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    folder = tmp_path / "var" / "lib" / "journal"
+    async with running(settings(tmp_path, dir=folder)):
+        pass
+
+    assert {str(tmp_path), str(tmp_path / "var"), str(tmp_path / "var/lib"), str(folder)} <= synced
 
 
 async def test_a_folder_that_cannot_be_used_is_a_config_error(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gateway.journal import Journal, open_readonly
 from gateway.journal.cursor import CursorFile, Hint, Progress
 from gateway.journal.files import HEADER_BYTES, META_MAGIC, SEGMENT_MAGIC, Header, segment_path
 from gateway.journal.filesystem import filesystem_of, filesystem_warning
+from gateway.journal.recovery import open_folder
 from gateway.metrics import Metrics
 from gateway.record import Salt
 from tests.test_journal import (
@@ -622,6 +623,20 @@ def test_risky_file_systems_are_named(tmp_path: Path, kind: str, says: str) -> N
 
     assert (says in warning) if warning and says else (warning is None and not says)
     assert filesystem_warning(tmp_path, tmp_path / "absent") is None
+
+
+def test_opening_warns_of_a_risky_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The operator reads it at the start, not after the loss."""
+    monkeypatch.setattr(
+        "gateway.journal.recovery.filesystem_warning", lambda folder: f"{folder.name} is on nfs"
+    )
+    opened = open_folder(tmp_path / "journal", 0)
+    opened.cursor_file.close()
+    opened.lock.release()
+
+    assert "journal is on nfs" in caplog.text
 
 
 CHILD = """

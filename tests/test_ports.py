@@ -1,12 +1,54 @@
-"""Opening ports: faults in words, and a limit of connections."""
+"""Opening ports: faults in words, limits of connections and of open files."""
 
 import asyncio
+import resource
 
 import pytest
 from aiohttp import web
 
 from gateway.errors import ConfigError
-from gateway.ports import limit_connections, listen_on
+from gateway.ports import limit_connections, listen_on, room_for_connections
+
+
+class Limits:
+    """Stands in for the process's limit of open files."""
+
+    def __init__(self, patch, soft, hard, refuses=False):
+        self.now = (soft, hard)
+        self.refuses = refuses
+        patch.setattr(resource, "getrlimit", lambda kind: self.now)
+        patch.setattr(resource, "setrlimit", self.set)
+
+    def set(self, kind, limits):
+        assert kind == resource.RLIMIT_NOFILE
+        if self.refuses:
+            raise ValueError("not permitted")
+        self.now = limits
+
+
+def test_the_soft_limit_is_raised_to_the_hard_one(monkeypatch, caplog):
+    """Debian's soft limit of 1,024 would hold fewer connections than listen.max_connections."""
+    limits = Limits(monkeypatch, 1024, 65_536)
+
+    assert room_for_connections(4096) == 4096
+    assert limits.now == (65_536, 65_536)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_no_more_connections_than_files_are_let_in(monkeypatch, caplog, refuses):
+    """Files for journal, broker and sinks stay free; the operator is told which limit it is."""
+    Limits(monkeypatch, 1024, 65_536 if refuses else 1024, refuses)
+
+    assert room_for_connections(4096) == 768
+    assert "Only 768 connections fit the limit of open files (1024)" in caplog.text
+
+
+def test_without_a_limit_the_configuration_decides(monkeypatch):
+    """Unlimited is no number to count with."""
+    Limits(monkeypatch, resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+    assert room_for_connections(4096) == 4096
 
 
 @pytest.fixture

@@ -210,6 +210,48 @@ async def test_an_alarm_stops_writing_and_the_deadline(make, rabbitmq, forward, 
     assert len([one for one in caplog.messages if "refuses to read publishes" in one]) == 1
 
 
+async def test_nothing_is_written_while_an_alarm_lasts(make, rabbitmq):
+    """What the broker does not read would fill its buffers and ours, and could not be taken back."""
+    broker = make({"one": ("#",)})
+
+    async def is_told():
+        return value(broker._metrics.broker_blocked) == 1
+
+    async with broker.publisher() as publisher:
+        await (await publisher.send([event(0)]))
+        try:
+            await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "0.00000001")
+            first = await publisher.send(
+                [event(1)]
+            )  # RabbitMQ tells of the alarm when something is published
+            await until(is_told, "the alarm")
+            second = asyncio.ensure_future(publisher.send([event(2)]))
+            await asyncio.sleep(0.5)
+            assert not second.done()
+        finally:
+            await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "0.4")
+        await asyncio.wait_for(first, 30)
+        await asyncio.wait_for(await asyncio.wait_for(second, 30), 30)
+
+    assert [one["data"]["n"] for one in await taken(broker, "one", 3)] == [0, 1, 2]
+
+
+async def test_publishing_never_shares_a_connection_with_consuming(make):
+    """A broker that refuses publishes stops reading their whole connection: acknowledgements must not stand in it."""
+    broker = make({"one": ("#",)})
+    async with broker.publisher() as publisher, broker.consumer("one", 10) as consumer:
+        await (await publisher.send([event(1), event(2)]))
+        found = []
+        async with asyncio.timeout(10):
+            while len(found) < 2:
+                found += await consumer.take(2, 0.1)
+        await consumer.park(found[0], "odd")
+        await consumer.retry(found[1], "later")
+
+        assert publisher._channel.connection is broker._copies._channel.connection
+        assert publisher._channel.connection is not consumer._channel.connection
+
+
 async def test_a_node_that_says_nothing_runs_into_the_deadline(make, rabbitmq, forward):
     """Frozen, then thawed: the deadline gives the channel up, and what is sent again arrives in order."""
     broker = make({"one": ("#",)}, confirm_timeout_s=0.5, heartbeat_s=60)
@@ -424,7 +466,7 @@ async def test_several_hosts_are_tried_in_turn(make, amqp_url):
     async with broker.publisher() as publisher:
         await (await publisher.send([event(1)]))
 
-    assert (await broker.depth("one")).ready >= 0
+    assert len(await taken(broker, "one", 1)) == 1
 
 
 async def test_amqps_with_a_ca_and_a_client_certificate(make, rabbitmq, tmp_path, amqp_url):
@@ -478,6 +520,16 @@ async def test_all_connections_closed_by_the_operator(make, rabbitmq, forward):
     assert list(dict.fromkeys(found)) == list(range(200))
 
 
+async def test_a_worker_that_comes_first_declares_what_it_reads(make):
+    """`work` may start before `serve` has ever run."""
+    broker = make()
+    async with broker.consumer("one", 10) as consumer, make(declare="off").publisher() as publisher:
+        await (await publisher.send([event(1)]))
+        [found] = await asyncio.wait_for(consumer.take(1, 0), 10)
+
+    assert found.message_id == event(1).id
+
+
 async def test_a_deleted_queue_ends_its_consumer(make, amqp_url):
     """The broker's cancel is noticed; the worker can say so and come back."""
     broker = make()
@@ -507,6 +559,21 @@ async def test_topology_is_what_design_says(make, rabbitmq, amqp_url):
     for name in ("im.events", "im.sink.one", "im.sink.two"):
         assert exchanges[name]["arguments"] == {"alternate-exchange": "im.unrouted"}
         assert exchanges[name]["durable"]
+
+
+async def test_a_message_is_what_the_documentation_says(make, amqp_url):
+    """docs/events.md: persistent, and with properties that consumers may rely on."""
+    async with make({"one": ("#",)}).publisher() as publisher:
+        await (await publisher.send([event(1)]))
+    async with admin_channel(amqp_url) as channel:
+        queue = await channel.get_queue("im.sink.one", ensure=False)
+        message = await queue.get(no_ack=True)
+
+    assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
+    assert message.content_type == "application/cloudevents+json"
+    assert (message.message_id, message.type) == (event(1).id, event(1).type)
+    assert message.routing_key == event(1).routing_key
+    assert message.headers["partitionkey"] == "k"
 
 
 async def test_heartbeat_is_asked_for(make):

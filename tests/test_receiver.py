@@ -419,6 +419,28 @@ async def test_too_many_requests_under_way_are_503(start, monkeypatch):
     assert [answer[0] for answer in await asyncio.gather(*waiting)] == [200, 200]
 
 
+async def test_bodies_in_memory_are_bounded(start):
+    """Together no more than max_inflight_mb; the excess is 503, and there is room again afterwards."""
+    front = await start(max_inflight_mb=1)
+    body = b'{"x":"' + b"a" * 700_000 + b'"}'
+    whole = request("POST", f"/callback?{QUERY}", body)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(whole[:-1])  # the last byte is still to come
+    await writer.drain()
+    answers = []
+    async with asyncio.timeout(5):
+        while not answers or answers[-1][0] == 200:  # until all of the first one has been read
+            answers.append(await front.post(f"/callback?{QUERY}", body))
+    writer.write(whole[-1:])
+
+    assert (answers[-1][0], json.loads(answers[-1][2])) == (503, refusal(503, "overloaded"))
+    assert "retry-after" in answers[-1][1]
+    assert (await read_answer(reader))[0] == 200
+    for _ in range(3):
+        assert (await front.post(f"/callback?{QUERY}", body))[0] == 200
+    writer.close()
+
+
 async def test_a_caller_that_hangs_up_is_counted_apart(start):
     """Half a body and gone: no answer, nothing stored, one hang-up."""
     front = await start()
@@ -463,6 +485,17 @@ async def test_every_answer_is_counted_once(start):
 
     assert answered == sum(refused.values()) + probes + value(front.metrics.callbacks_stored) == 5
     assert value(front.metrics.callbacks_stored) == front.journal.head == 1
+
+
+async def test_what_has_not_happened_yet_counts_as_0(start):
+    """Sums and alerts need a series before its first event: an app whose callbacks never came, above all."""
+    metrics = (await start()).metrics.registry
+
+    for app_id in APPS:
+        assert metrics.get_sample_value("gateway_last_callback_timestamp_seconds", {"app": app_id}) == 0
+        assert metrics.get_sample_value("gateway_callbacks_stored_total", {"app": app_id}) == 0
+    assert metrics.get_sample_value("gateway_requests_refused_total", {"reason": "bad_signature"}) == 0
+    assert metrics.get_sample_value("gateway_requests_hangups_total", {"stored": "yes"}) == 0
 
 
 async def test_the_wrong_path_is_explained_once(start, caplog):

@@ -1,15 +1,95 @@
-"""The wiring: how the tasks of a process end."""
+"""What one process says of itself and when it ends; the whole of it runs in test_system."""
 
 import asyncio
+import logging
+from types import SimpleNamespace
+
+import pytest
 
 from gateway import run
 from gateway.config import Config
+from gateway.errors import FatalError
+from gateway.run import Gateway
+
+
+@pytest.fixture
+def config(tmp_path):
+    sinks = {"one": {"kind": "jsonl", "path": tmp_path / "x.jsonl"}}
+    return Config.model_validate({"apps": {"14": {}}, "sinks": sinks})
+
+
+def journal(**state):
+    return SimpleNamespace(**{"is_full": False, "waiting": 3, "oldest_waiting_ms": None, **state})
+
+
+@pytest.mark.parametrize(
+    ("is_full", "is_connected", "causes", "notes"),
+    [(False, True, 0, 0), (True, True, 1, 0), (False, False, 0, 1)],
+)
+def test_a_full_journal_is_unready_and_a_broker_that_is_away_is_not(
+    config, is_full, is_connected, causes, notes
+):
+    """Callbacks are taken as long as there is room for them."""
+    gateway = Gateway(config, serves=True, works=False)
+    gateway._journal = journal(is_full=is_full)
+    gateway._forwarder = SimpleNamespace(is_connected=is_connected)
+
+    health = gateway._health()
+
+    assert (len(health.causes), len(health.notes)) == (causes, notes)
+
+
+@pytest.mark.parametrize(("serves", "causes", "notes"), [(True, 0, 1), (False, 1, 0)])
+def test_a_sink_that_takes_nothing_makes_only_a_worker_unready(config, serves, causes, notes):
+    """`run` still takes callbacks; `work` has nothing else to do."""
+    gateway = Gateway(config, serves=serves, works=True)
+    gateway._workers["one"] = SimpleNamespace(is_working=False)
+
+    health = gateway._health()
+
+    assert (len(health.causes), len(health.notes)) == (causes, notes)
+
+
+def test_stopping_is_unready(config):
+    """Whoever balances the load sends nothing more."""
+    gateway = Gateway(config, serves=True, works=False)
+    gateway._on_signal()
+
+    assert gateway._health().causes == ["stopping"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (FatalError("the disk failed"), ": the disk failed; the process ends"),
+        (ValueError("STRANGER"), "ValueError at"),
+    ],
+)
+@pytest.mark.parametrize("part", ["journal", "task"])
+async def test_what_could_lose_callbacks_ends_the_process(config, part, fault, said, caplog):
+    """A journal that failed, or a task that ended: exit code 1, with our words and nobody else's."""
+    caplog.set_level(logging.CRITICAL)
+    gateway = Gateway(config, serves=True, works=False)
+    failed = asyncio.get_running_loop().create_future()
+
+    async def fail():
+        raise fault
+
+    if part == "journal":
+        failed.set_exception(fault)
+    else:
+        gateway._start("forwarder", fail())
+    gateway._journal = journal(failed=failed)
+
+    assert await asyncio.wait_for(gateway._wait_for_the_end(), 5) == 1
+    assert said in caplog.text
+    assert "STRANGER" not in caplog.text
 
 
 async def test_a_task_that_swallows_a_cancellation_is_cancelled_again(monkeypatch):
     """A driver may turn our cancellation into an error of its own; the stop does not wait for ever."""
     monkeypatch.setattr(run, "_END_S", 0.01)
-    gateway = run.Gateway(Config(apps={"14": {}}), serves=False, works=True)
+    gateway = Gateway(Config(apps={"14": {}}), serves=False, works=True)
     begun = asyncio.Event()
 
     async def deaf():

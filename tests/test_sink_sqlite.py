@@ -54,6 +54,22 @@ async def test_the_file_is_its_owners_alone(place: SqlitePlace) -> None:
     assert {one.stat().st_mode & 0o777 for one in place.folder.iterdir()} == {0o600}
 
 
+async def test_every_commit_is_synced(place: SqlitePlace) -> None:
+    """Only this pair of settings has the commit itself on disk when it returns."""
+    sink = place.sink()
+    await sink.open()
+    connection = sink._connection
+    assert connection is not None
+
+    def settings() -> list[object]:
+        return [
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
+        ]
+
+    assert await sink._thread.run(settings) == ["truncate", 2]
+    await sink.close()
+
+
 async def test_a_file_in_wal_mode_is_taken_out_of_it(place: SqlitePlace) -> None:
     """A damaged bit in a WAL takes later commits away silently, so the sink does not use one."""
     with other_program(place, "PRAGMA journal_mode = WAL", "CREATE TABLE mine (a)"):

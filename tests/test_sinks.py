@@ -152,7 +152,9 @@ async def test_exits_have_one_row_per_member(database: Place) -> None:
 
 async def test_exits_that_come_again_are_not_doubled(database: Place) -> None:
     """Exits are written with their event and only with it."""
-    await write(database, [exit_event("1"), exit_event("1")], [exit_event("1", members=["another"])])
+    await write(
+        database, [exit_event("1"), exit_event("1")], [exit_event("1", members=["another", "one", "more"])]
+    )
 
     assert [row.member for row in await database.exits()] == ["jared", "tommy"]
 

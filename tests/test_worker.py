@@ -207,6 +207,48 @@ async def test_a_write_that_hangs_is_given_up(world):
     await until(lambda: sink.written == [1])
 
 
+async def test_what_is_held_and_for_how_long_is_shown(world):
+    """A sink that hangs is seen by the age of what its worker holds, long before its queue grows."""
+    broker, start = world
+    await publish(broker, event(1), event(2))
+    writing, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow():
+        writing.set()
+        await gate.wait()
+        return {}
+
+    _, metrics, _ = start(Scripted(slow))
+    await writing.wait()
+    await asyncio.sleep(0.05)
+
+    assert value(metrics.sink_unacked, sink="one") == 2
+    assert value(metrics.sink_oldest, sink="one") >= 0.05
+    gate.set()
+    await settled(broker)
+    await until(lambda: value(metrics.sink_unacked, sink="one") == 0)
+    assert value(metrics.sink_oldest, sink="one") == 0
+
+
+async def test_opening_again_that_hangs_is_given_up(world):
+    """A sink that was away and hangs when it is opened again holds nothing for ever."""
+    broker, start = world
+    await publish(broker, event(1))
+    sink = Scripted(Unavailable("away", "down"))
+    opens = []
+
+    async def hangs_once():
+        opens.append(1)
+        if len(opens) == 2:
+            await asyncio.Event().wait()
+
+    sink.open = hangs_once
+    start(sink, write_timeout_s=0.1)
+
+    await until(lambda: sink.written == [1])
+    assert len(opens) >= 3
+
+
 async def test_held_too_long_the_events_go_back_in_order(world, caplog):
     """After hold_max_s the channel is closed, so that another worker may try; then it begins again."""
     broker, start = world

@@ -190,8 +190,7 @@ def _explain(error: Exception, path: Path) -> Unavailable:
         return Unavailable(
             "damaged",
             f"{path} is damaged ({error}). Stop all processes that use it and move it away: the gateway then"
-            " begins a new one, sqlite3's .recover gets events out of the old one, and gateway journal"
-            " replay publishes again what the journal still has",
+            " begins a new one, and sqlite3's .recover gets events out of the old one",
         )
     return Unavailable("io_error", f"{path} can't be used: {error}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from gateway.config import Config, PostgresSink, SqliteSink
 from gateway.errors import ConfigError
 from gateway.exits import ExitsQuery, MemberExit
 
+_PIPE_COLUMNS = 4096
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -104,7 +106,8 @@ def exits(
         if as_json:
             typer.echo(rendering.render_json(found))
         else:
-            rendering.render_table(found, Console())
+            # Why wide: who pipes it into grep looks for whole names; a terminal folds at its own width.
+            rendering.render_table(found, Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS))
 
 
 def _run(path: ConfigOption, *, serves: bool, works: bool, only_sink: str | None = None) -> None:

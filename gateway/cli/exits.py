@@ -27,7 +27,7 @@ def render_table(exits: Sequence[MemberExit], console: Console) -> None:
     if not exits:
         console.print("No member exit matches.")
         return
-    table = Table(*_COLUMNS, box=box.SIMPLE, pad_edge=False)
+    table = Table(*_COLUMNS, box=box.SIMPLE, pad_edge=False, show_edge=False, collapse_padding=True)
     table.columns[0].no_wrap = True
     for one in exits:
         cells = (

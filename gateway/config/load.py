@@ -191,6 +191,8 @@ def _explain(fault: Any, raw: Any) -> str:
     where = [
         str(part) for at, part in enumerate(loc) if not (at == 2 and loc[0] == "sinks" and part in _KINDS)
     ]
+    if where[:2] == ["broker", "url"]:
+        del where[2:]  # what pydantic calls the types it has tried
     path = ".".join(where) or "top level"
     if fault["type"] == "extra_forbidden":
         allowed = _keys_at(fault["loc"][:-1])

@@ -1,0 +1,75 @@
+"""Gauges that need asking: what they say, and that a fault in counting costs nothing else."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from gateway.broker import Depth
+from gateway.errors import Unavailable
+from gateway.metrics import Metrics
+from gateway.sampler import Sampler
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def run_until(sampler, condition):
+    task = asyncio.create_task(sampler.run())
+    try:
+        await until(lambda: condition() or task.done())
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_depths_and_ages_are_sampled():
+    """They say what broker and journal said last."""
+    metrics = Metrics()
+
+    def sample(name, **labels):
+        return metrics.registry.get_sample_value(f"gateway_{name}", labels)
+
+    async def depth(name):
+        return Depth(ready=4, unacked=None, retry=3, dead=2)
+
+    async def unrouted():
+        return 1
+
+    journal = SimpleNamespace(oldest_waiting_ms=time.time_ns() // 1_000_000 - 90_000)
+    sampler = Sampler(SimpleNamespace(depth=depth, unrouted=unrouted), ["one"], journal, metrics)
+    await run_until(
+        sampler, lambda: sample("unrouted_events") == 1 and sample("journal_oldest_waiting_seconds")
+    )
+
+    assert sample("sink_waiting_events", sink="one") == 4
+    assert sample("sink_retrying_events", sink="one") == 3
+    assert sample("sink_dead_events", sink="one") == 2
+    assert 90 <= sample("journal_oldest_waiting_seconds") < 100
+
+
+@pytest.mark.parametrize("fault", [Unavailable("away"), ValueError("STRANGER"), None])
+async def test_gauges_that_can_not_be_asked_end_nothing(fault, caplog):
+    """Neither a fault nor a broker that never answers; the journal's age goes on, and no text is logged."""
+    metrics = Metrics()
+    asked = []
+
+    async def depth(name):
+        asked.append(name)
+        if fault is None:
+            await asyncio.Event().wait()
+        raise fault
+
+    journal = SimpleNamespace(oldest_waiting_ms=1)
+    sampler = Sampler(SimpleNamespace(depth=depth), ["one"], journal, metrics)
+
+    def age():
+        return metrics.registry.get_sample_value("gateway_journal_oldest_waiting_seconds")
+
+    await run_until(sampler, lambda: asked and age())
+    assert "STRANGER" not in caplog.text

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
+from gateway.replies import Reply
 
 OK = b'{"ActionStatus":"OK","ErrorCode":0,"ErrorInfo":""}'
 LEGACY_OK = b'{"ErrorCode":0,"ErrorMessage":"Success"}'
@@ -45,6 +45,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "no_signature": Refusal(401, "bad_signature"),
     "stale_signature": Refusal(401, "bad_signature"),
     "bad_signature": Refusal(401, "bad_signature"),
+    "forbidden_network": Refusal(403, "forbidden"),
     "unknown_app": Refusal(403, "unknown_app"),
     "not_found": Refusal(404, "not_found"),
     "method_not_allowed": Refusal(405, "method_not_allowed"),
@@ -54,6 +55,8 @@ REFUSALS: Mapping[str, Refusal] = {
     "internal_error": Refusal(500, "internal_error"),
     "journal_full": Refusal(503, "journal_full"),
     "overloaded": Refusal(503, "overloaded"),
+    "app_rate": Refusal(503, "app_overloaded"),
+    "app_backlog": Refusal(503, "app_overloaded"),
     "stopping": Refusal(503, "stopping"),
 }
 """Every reason that Refused may carry towards a caller."""
@@ -62,13 +65,14 @@ LATE = Refusal(503, "not_confirmed_yet")
 """``ack_after: confirmed`` and no confirm in time: the callback is kept and will be forwarded."""
 
 
-def accepted(command: str, body: Mapping[str, Any], *, is_legacy: bool) -> bytes:
-    """Return the answer to an accepted callback: OK, and what *command* requires beside it."""
+def accepted(command: str, body: Mapping[str, Any], *, is_legacy: bool, reply: Reply | None = None) -> bytes:
+    """Return the answer to an accepted callback: *reply* or OK, and what *command* requires beside it."""
     if is_legacy:
         return LEGACY_OK
     items = body.get(_RESULT_ITEM_LISTS.get(command, ""))
-    if not isinstance(items, list):
+    accounts = None
+    if isinstance(items, list):
+        accounts = [item["To_Account"] for item in items if isinstance(item, dict) and "To_Account" in item]
+    if reply is None and accounts is None:
         return OK
-    accounts = [item["To_Account"] for item in items if isinstance(item, dict) and "To_Account" in item]
-    results = [{"To_Account": account, "ResultCode": 0, "ResultInfo": ""} for account in accounts]
-    return orjson.dumps({"ActionStatus": "OK", "ErrorCode": 0, "ErrorInfo": "", "ResultItem": results})
+    return (reply or Reply()).body(accounts)

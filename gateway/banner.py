@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 
 from gateway.config import Config, JsonlSink, PostgresSink, SinkBase, SqliteSink, mask_url
 
@@ -14,14 +15,21 @@ _SAMPLE = (
 """The documented sample. Source: trtc.io/document/34373."""
 
 
-def banner(config: Config, port: int, *, serves: bool, sinks: list[str]) -> str:
-    """Return the lines for the terminal; no secret is in them. *port* is the one really bound."""
+def banner(
+    config: Config, port: int, *, serves: bool, sinks: list[str], signed: Collection[str] | None = None
+) -> str:
+    """Return the lines for the terminal; no secret is in them. *port* is the one really bound.
+
+    *signed* are the apps whose callbacks need a Sign; None: those with tokens in the configuration.
+    """
+    if signed is None:
+        signed = [app_id for app_id, app in config.apps.items() if app.tokens]
     lines = ["", "IM callback gateway is ready."]
     if serves:
-        base = f"http://{_bracketed(config.listen.host)}:{port}"
+        base = f"{_scheme(config)}://{_bracketed(config.listen.host)}:{port}"
         for app_id, app in config.apps.items():
-            signed = "signed callbacks" if app.tokens else "unsigned callbacks"
-            lines.append(f"  accepts     {base}{app.path}  app {app_id}, {signed}")
+            kind = "signed callbacks" if app_id in signed else "unsigned callbacks"
+            lines.append(f"  accepts     {base}{app.path}  app {app_id}, {kind}")
         lines.append(f"  journal     {config.journal.dir}, answers leave when {config.listen.ack_after}")
     lines.append(f"  events      {', '.join(mask_url(url) for url in config.broker.urls)}")
     for name in sinks:
@@ -34,7 +42,7 @@ def banner(config: Config, port: int, *, serves: bool, sinks: list[str]) -> str:
         f"  admin       http://{_bracketed(config.admin.host)}:{admin_port}/metrics, /readyz, /livez"
     )
     if serves:
-        lines += ["", "Try it from another terminal:", "", _curl(config, port)]
+        lines += ["", "Try it from another terminal:", "", _curl(config, port, signed)]
     return "\n".join([*lines, ""])
 
 
@@ -48,16 +56,23 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _curl(config: Config, port: int) -> str:
+def _scheme(config: Config) -> str:
+    return "https" if config.listen.tls_cert is not None else "http"
+
+
+def _curl(config: Config, port: int, signed: Collection[str]) -> str:
     app_id, app = next(iter(config.apps.items()))
     is_any = config.listen.host in ("0.0.0.0", "::")  # noqa: S104
     host = "127.0.0.1" if is_any else _bracketed(config.listen.host)
     url = (
-        f"http://{host}:{port}{app.path}?SdkAppid={app_id}&CallbackCommand=Group.CallbackAfterMemberExit"
+        f"{_scheme(config)}://{host}:{port}{app.path}?SdkAppid={app_id}&CallbackCommand=Group.CallbackAfterMemberExit"
         "&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI"
     )
     data = shlex.quote(_SAMPLE)
-    if not app.tokens:
-        return f"curl -sS {shlex.quote(url)} -d {data}"
+    curl = "curl -sS"
+    if config.listen.tls_client_ca is not None:
+        curl += " --cert CLIENT.pem --key CLIENT.key"
+    if app_id not in signed:
+        return f"{curl} {shlex.quote(url)} -d {data}"
     sign = 'T=$(date +%s); S=$(printf %s "$TOKEN$T" | sha256sum | cut -d" " -f1)'
-    return f'TOKEN=…; {sign}; curl -sS "{url}&RequestTime=$T&Sign=$S" -d {data}'
+    return f'TOKEN=…; {sign}; {curl} "{url}&RequestTime=$T&Sign=$S" -d {data}'

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
+from gateway import replies
 from gateway.broker import Broker
 from gateway.config import Config, JsonlSink, PostgresSink, SqliteSink, is_loopback
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from gateway.sinks import Sink
+from gateway.tls import make_context
+from gateway.tokens import TokenFiles
 from gateway.topology import Topology
 
 _SHORT_TOKEN = 16
 
 
-def check(config: Config) -> list[str]:
-    """Return warnings about *config*, sentences; ConfigError for what its sections can't be together."""
+def check(config: Config, *, serves: bool = True) -> list[str]:
+    """Return warnings about *config*, sentences; ConfigError for what its sections can't be together.
+
+    The files of the callback port need to be there only where the process *serves*.
+    """
     faults = []
     if not config.apps:
         faults.append(
@@ -33,9 +40,13 @@ def check(config: Config) -> list[str]:
             if place in paths:
                 faults.append(f"sinks.{name}.path: {paths[place]} names the same file; choose another")
             paths[place] = f"sinks.{name}.path"
+    faults += _answer_faults(config)
+    tokens: dict[str, tuple[str, ...]] = {}
+    if serves:
+        faults += _port_faults(config, tokens)
     if faults:
         raise ConfigError("\n".join(faults))
-    return _warnings(config)
+    return _warnings(config, tokens)
 
 
 def topology_of(config: Config) -> Topology:
@@ -77,13 +88,46 @@ def make_sink(name: str, config: JsonlSink | SqliteSink | PostgresSink) -> Sink:
     return Postgres(config, name)
 
 
-def _warnings(config: Config) -> list[str]:
+def _answer_faults(config: Config) -> list[str]:
+    places = {"answers": config.answers}
+    places |= {f"apps.{app_id}.answers": app.answers for app_id, app in config.apps.items()}
+    return [
+        f"{place}.{command}: {fault}"
+        for place, answers in places.items()
+        for command, told in answers.items()
+        for fault in replies.faults(command, replies.Reply(**dict(told)))
+    ]
+
+
+def _port_faults(config: Config, tokens: dict[str, tuple[str, ...]]) -> list[str]:
+    """Return what is wrong with the files of the callback port; fill *tokens* from those of the apps."""
+    faults = []
+    try:
+        tokens |= TokenFiles(config.apps).tokens
+        if config.listen.tls_cert is not None:
+            make_context(config.listen)
+    except ConfigError as fault:
+        faults.append(str(fault))
+    for app_id, found in tokens.items():
+        app = config.apps[app_id]
+        if not (found or app.tokens or app.unsigned == "allow" or is_loopback(config.listen.host)):
+            faults.append(
+                f"apps.{app_id}.tokens_file: no token stands in {app.tokens_file}, and listen.host"
+                f" {config.listen.host} can be reached from other machines; write one into it"
+            )
+    return faults
+
+
+def _warnings(config: Config, from_files: Mapping[str, tuple[str, ...]]) -> list[str]:
     said = []
     for app_id, app in config.apps.items():
-        if not app.tokens:
+        tokens = [token.get_secret_value() for token in app.tokens]
+        tokens += from_files.get(app_id, ())
+        is_read = app.tokens_file is None or app_id in from_files
+        if not tokens and is_read:
             where = "this machine" if is_loopback(config.listen.host) else "anywhere"
             said.append(f"apps.{app_id}: no token, so callbacks from {where} are taken unsigned")
-        if any(len(token.get_secret_value()) < _SHORT_TOKEN for token in app.tokens):
+        if any(len(token) < _SHORT_TOKEN for token in tokens):
             said.append(f"apps.{app_id}.tokens: one is shorter than {_SHORT_TOKEN} characters")
     if not config.sinks:
         said.append("sinks: none is configured, so every event stands in the unrouted queue")

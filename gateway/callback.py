@@ -6,13 +6,14 @@ No I/O, no clock, nothing of the HTTP server: every front door shares ``decide``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_plus
 
 from gateway import answer
 from gateway.errors import Refused
 from gateway.event import parse_json
+from gateway.replies import Reply
 from gateway.signature import verify_sign
 
 # Source: trtc.io/document/34354; the lower-case `command` belongs to the old room engine (1690/92699).
@@ -58,6 +59,7 @@ class Accepted:
 
     callback: Callback
     answer: bytes
+    command: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,10 @@ class AppRule:
     app_id: str
     path: str
     tokens: tuple[str, ...]
+    answers: Mapping[str, Reply] = field(default_factory=dict)
+    """Fixed answers by command."""
+    is_signed: bool = False
+    """A Sign is asked for even when no token is left: the app had one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +173,9 @@ def decide_body(rules: Rules, head: Head, body: bytes, peer: str, now_ms: int) -
         id_window_s=rules.id_window_s,
     )
     command, is_legacy = command_of(head.params, parsed)
-    return Accepted(callback, answer.accepted(command, parsed, is_legacy=is_legacy))
+    reply = head.app.answers.get(command)
+    told = answer.accepted(command, parsed, is_legacy=is_legacy, reply=reply)
+    return Accepted(callback, told, command)
 
 
 def command_of(params: Mapping[str, str], body: Mapping[str, Any]) -> tuple[str, bool]:
@@ -220,7 +228,7 @@ def _app(rules: Rules, path: str, params: Mapping[str, str]) -> AppRule:
 
 
 def _verify(rules: Rules, app: AppRule, params: Mapping[str, str], now_ms: int) -> bool:
-    if not app.tokens:
+    if not app.tokens and not app.is_signed:
         return False
     given, request_time = params.get("sign"), params.get("requesttime")
     verify_sign(given, request_time, app.tokens, now_ms // 1000, rules.signature_window_s)

@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.backoff import Backoff
@@ -24,10 +24,12 @@ from gateway.journal import Journal, Stored
 from gateway.logs import where
 from gateway.metrics import Metrics
 from gateway.normalise import malformed, normalise
+from gateway.redact import Redaction
 
 _log = logging.getLogger(__name__)
 _BATCH_BYTES = 4 * 1_048_576
 _HELD_S = 1.0
+_OPEN = Redaction()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,19 @@ class _Sent:
 class Forwarder:
     """Publishes the journal. Bound: max_unconfirmed events and _mb under way, one batch beyond."""
 
-    def __init__(self, journal: Journal, broker: Broker, config: BrokerConfig, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        broker: Broker,
+        config: BrokerConfig,
+        metrics: Metrics,
+        redactions: Mapping[str, Redaction] | None = None,
+    ) -> None:
         self._journal = journal
         self._broker = broker
         self._config = config
         self._metrics = metrics
+        self._redactions = redactions or {}
         self._backoff = Backoff(config.reconnect_min_s, config.reconnect_max_s, random.random)
         self._window: deque[_Sent] = deque()
         self._unconfirmed = self._unconfirmed_bytes = 0
@@ -164,18 +174,19 @@ class Forwarder:
         return [event for record in stored for event in self._events(record)]
 
     def _events(self, stored: Stored) -> list[Event]:
-        position = f"{self._journal.id}.{stored.position}"
+        callback, position = stored.callback, f"{self._journal.id}.{stored.position}"
+        redaction = self._redactions.get(callback.app_id, _OPEN)
         if self._caution.has_struck_out(stored.position):
-            return [malformed(stored.callback, position, "refused_by_broker", with_body=False)]
+            return [malformed(callback, position, "refused_by_broker", with_body=False, redaction=redaction)]
         try:
-            return normalise(stored.callback, position)
+            return normalise(callback, position, redaction)
         except Exception as error:  # noqa: BLE001 - one callback must never hold up those behind it
             _log.error(
                 "Callback %s can't be normalised (%s); it goes out as im.malformed with its body",
                 position,
                 where(error),
             )
-            return [malformed(stored.callback, position, "normalise_error")]
+            return [malformed(callback, position, "normalise_error", redaction=redaction)]
 
     async def _settle_oldest(self, sent: int) -> None:
         batch = self._window[0]
@@ -219,13 +230,18 @@ class Forwarder:
             self._fault_since_s = time.monotonic()
         self._fault = fault.reason
         _log.warning(
-            "The broker takes no events (%s: %s); %d callbacks wait on disk since %.0f s; next try in %.1f s",
+            "The broker takes no events (%s: %s); %d callbacks wait on disk, the oldest for %.0f s;"
+            " next try in %.1f s",
             fault.reason,
             fault.detail,
             self._journal.waiting,
-            time.monotonic() - self._fault_since_s,
+            self._oldest_s(),
             delay_s,
         )
+
+    def _oldest_s(self) -> float:
+        oldest_ms = self._journal.oldest_waiting_ms
+        return 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
 
     def _note_well(self) -> None:
         if self._fault:

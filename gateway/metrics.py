@@ -52,6 +52,12 @@ class Metrics:
         self.connections_evicted = self._counter(
             "connections_evicted", "Connections closed because of listen.max_connections."
         )
+        self.connections_refused = self._counter(
+            "connections_refused", "Connections closed because of listen.max_connections_per_peer."
+        )
+        self.clock_skew = self._gauge(
+            "clock_skew_seconds", "RequestTime of an app's last matching Sign, less this clock.", ("app",)
+        )
         self.last_callback = self._gauge(
             "last_callback_timestamp_seconds",
             "When an app's last callback was stored (Unix time), 0 when none was.",

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from functools import lru_cache
 from typing import Any
 
 from gateway.event import is_time
 
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^A-Za-z0-9_\s]+")
-_SECONDS = frozenset(("MsgTime", "LastReadTime", "TaskTime"))
+_SECONDS = frozenset(("MsgTime", "LastReadTime", "TaskTime", "CreateTime", "StartTime", "EndTime"))
+_ID_ENDS = ("_Account", "Id", "ID")
+_ID_LIST_ENDS = (*_ID_ENDS, "IdList", "IDList", "Ids", "IDs")
+_QUESTION = re.compile(r"(?:Is|Has|Need)[A-Z].*|.*(?:Disabled|Enabled)")
+_BOOLS = {"true": True, "false": False}
 _SECONDS_BELOW = 100_000_000_000  # smaller numbers are seconds, larger ones milliseconds (1973-03-03)
 _RESERVED = frozenset(("raw", "raw_base64"))
+# Where the sender spells one thing in several ways. Source: the pages of the commands, which disagree.
+_SYNONYMS = {
+    "Requestor_Account": "requester",
+    "Modified_Account": "member",
+    "ToGroupId": "group_id",
+    "SdkAppid": "sdk_app_id",
+    "SdkAppID": "sdk_app_id",
+}
 
 
 def snake(wire: str) -> str:
@@ -22,40 +34,55 @@ def snake(wire: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _snake(wire: str) -> str:
+    if wire in _SYNONYMS:
+        return _SYNONYMS[wire]
     # Why C2C first: it is one word to the sender, C2CMsgInfo is c2c_msg_info.
     stem = wire.removesuffix("_Account") or wire
-    words = _WORD.findall(stem.replace("C2C", "C2c").replace("IDs", "Ids"))
+    words = _WORD.findall(stem.replace("C2C", "C2c").replace("IDs", "Ids").replace("WithDraw", "Withdraw"))
     joined = "_".join(words).lower()
     return re.sub(r"(?<=[a-z])_(?=\d)|(?<=\d)_(?=[a-z]\b|[a-z]_)", "", joined) or wire
 
 
 def typed(name: str, wire: str, value: Any) -> tuple[str, Any]:
     """Apply the general rules to one value: ids become strings, seconds ``…_ms``, nested names ours."""
-    if isinstance(value, bool):
+    if isinstance(value, str):
+        if wire == "Platform":
+            return name, value.lower()
+        if value.lower() in _BOOLS and _QUESTION.fullmatch(wire):
+            return name, _BOOLS[value.lower()]
+    elif isinstance(value, bool):
         return name, value
     if wire in _SECONDS:
         time_ms = to_time_ms(value)
         if time_ms is not None:
             return f"{name}_ms", time_ms
-    if isinstance(value, (int, float)) and wire.endswith(("_Account", "Id", "ID")):
+    if isinstance(value, (int, float)) and wire.endswith(_ID_ENDS):
         return name, str(value)
-    return name, _nested(value)
+    if isinstance(value, list) and wire.endswith(_ID_LIST_ENDS):
+        return name, [str(item) if is_number(item) else nested(item) for item in value]
+    return name, nested(value)
 
 
-def _nested(value: Any) -> Any:
+def nested(value: Any) -> Any:
+    """Return *value* with the general rules applied to everything inside it."""
     if isinstance(value, dict):
         inner: dict[str, Any] = {}
         for wire, item in value.items():
             name, item = typed(snake(wire), wire, item)
-            inner[free_name(name, wire, inner)] = item
+            inner[free_name(name, wire, inner, frozenset())] = item
         return inner
     if isinstance(value, list):
         keys = {next(iter(item)) if isinstance(item, dict) and len(item) == 1 else None for item in value}
         if len(keys) == 1 and None not in keys:
             wire = str(keys.pop())
             return [typed("", wire, item[wire])[1] for item in value]
-        return [_nested(item) for item in value]
+        return [nested(item) for item in value]
     return value
+
+
+def is_number(value: Any) -> bool:
+    """Say whether *value* is a JSON number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def accounts(value: Any) -> list[str]:
@@ -80,11 +107,28 @@ def to_time_ms(value: Any) -> int | None:
     return time_ms if is_time(time_ms) else None
 
 
-def free_name(name: str, wire: str, taken: Container[str]) -> str:
+def free_name(name: str, wire: str, taken: Container[str], reserved: Container[str] = _RESERVED) -> str:
     """Return *name*, or *wire* when two wire names became one: neither is lost, and ``raw`` stays ours."""
     for candidate in (name, wire):
-        if candidate not in taken and candidate not in _RESERVED:
+        if candidate not in taken and candidate not in reserved:
             return candidate
-    while wire in taken or wire in _RESERVED:
+    while wire in taken or wire in reserved:
         wire += "_"
     return wire
+
+
+def event_time(body: Mapping[str, Any]) -> tuple[int | None, str]:
+    """Return when the fact of *body* happened (Unix ms, None: it does not say) and what said so.
+
+    EventTime, also inside of an object like ``RoomInfo``; else MsgTime; else ``received``. Ids depend on it.
+    """
+    time_ms = to_time_ms(body.get("EventTime"))
+    if time_ms is not None:
+        return time_ms, "EventTime"
+    for value in body.values():
+        if isinstance(value, dict):
+            time_ms = to_time_ms(value.get("EventTime"))
+            if time_ms is not None:
+                return time_ms, "EventTime"
+    time_ms = to_time_ms(body.get("MsgTime"))
+    return (time_ms, "MsgTime") if time_ms is not None else (None, "received")

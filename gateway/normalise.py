@@ -1,12 +1,11 @@
-"""Callback to events: names, times, ids, in one place and pure. Never raises on anything the journal holds.
+"""Callback to events, in one place and pure. Never raises on anything the journal holds.
 
-The general rules serve every command; a row of the catalogue refines them.
+The general rules (``names``) serve every command; a row of the catalogue refines them (``fields``).
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -14,83 +13,102 @@ from typing import Any
 
 import orjson
 
+from gateway.about import NO_PLAN, Ready, name_people, ready_of, subject_of
 from gateway.callback import Callback, command_of, parse_query
-from gateway.catalogue import COMMANDS, MALFORMED_TYPE, UNKNOWN_TYPE, Command
+from gateway.catalogue import COMMANDS, MALFORMED_TYPE, UNKNOWN_TYPE
 from gateway.errors import Refused
 from gateway.event import Event, iso_time, json_text, parse_json
-from gateway.names import accounts, free_name, snake, to_time_ms, typed
+from gateway.fields import fill, keep
+from gateway.ids import ID_RECIPE, event_id, malformed_id
+from gateway.messages import mentions_all
+from gateway.names import event_time, nested
+from gateway.redact import Redaction
 
-ID_RECIPE = 1
-"""Version of the id rules, stored with each callback: a change of rules adds a version, never edits one."""
+__all__ = ["ID_RECIPE", "MAX_ITEMS", "malformed", "normalise"]
 
 MAX_ITEMS = 100
 """Events in one Push envelope. Source: cloud.tencent.com/document/product/269/102567."""
 
 _KEY_BYTES = 255
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
-_SEQUENCES = ("MsgSeq", "MsgKey", "MsgId", "MsgID", "MsgRandom", "Random")
-_CONSUMED = frozenset(("CallbackCommand", "EventTime"))
+_MODERATION = "ContentCallback.ResultNotify"
+_OPEN = Redaction()
 
 
-def normalise(callback: Callback, position: str) -> list[Event]:
-    """Return the events of *callback*, at least one; *position* is ``<journal id>.<position>``."""
+def normalise(callback: Callback, position: str, redaction: Redaction = _OPEN) -> list[Event]:
+    """Return the events of *callback*, at least one; *position* is ``<journal id>.<position>``.
+
+    *redaction* says what this app's events may not show.
+    """
     try:
         body = parse_json(callback.body)
     except ValueError:
-        return [malformed(callback, position, "malformed_body")]
-    command, _ = command_of(_params(callback), body)
+        return [malformed(callback, position, "malformed_body", redaction=redaction)]
+    params = _params(callback)
+    command = _command(params, body)
     items = body.get("Events")
     if not (command.startswith("Push.") and isinstance(items, list) and items):
-        return [_event(callback, command, body, orjson.Fragment(json_text(callback.body)), f"{position}.0")]
+        raw = orjson.Fragment(json_text(callback.body))
+        return [_event(callback, params, command, body, raw, f"{position}.0", redaction)]
     if len(items) > MAX_ITEMS:
-        return [malformed(callback, position, "too_many_items")]
+        return [malformed(callback, position, "too_many_items", redaction=redaction)]
+    around = {name: value for name, value in body.items() if name not in ("Events", "CallbackCommand")}
     return [
         _event(
-            callback, command, item if isinstance(item, dict) else {"item": item}, item, f"{position}.{at}"
+            callback, params, command, item if isinstance(item, dict) else {"item": item}, item,
+            f"{position}.{at}", redaction, around,
         )
         for at, item in enumerate(items)
-    ]
+    ]  # fmt: skip
 
 
-def malformed(callback: Callback, position: str, reason: str, *, with_body: bool = True) -> Event:
+def malformed(
+    callback: Callback, position: str, reason: str, *, with_body: bool = True, redaction: Redaction = _OPEN
+) -> Event:
     """Return an ``im.malformed`` event for a callback that can't go out as what it is."""
-    command, _ = command_of(_params(callback), {})
+    params = _params(callback)
+    command, _ = command_of(params, {})
     data: dict[str, Any] = {"reason": reason}
-    if with_body:
+    if with_body and not redaction.is_active:
         data["raw_base64"] = base64.b64encode(callback.body).decode()
-    identity: tuple[str, ...] = ("malformed", callback.body.hex())
     return _envelope(
-        callback, command, f"{position}.0", MALFORMED_TYPE, None, f"app/{callback.app_id}", None, "received",
-        _id(callback, command, identity, is_timed=False), data,
+        callback, params, command, f"{position}.0", MALFORMED_TYPE, None, f"app/{callback.app_id}", None,
+        "received", malformed_id(callback, command), data, redaction,
     )  # fmt: skip
 
 
-def _event(callback: Callback, command: str, body: dict[str, Any], raw: Any, position: str) -> Event:
+def _event(
+    callback: Callback,
+    params: Mapping[str, str],
+    command: str,
+    body: dict[str, Any],
+    raw: Any,
+    position: str,
+    redaction: Redaction,
+    around: Mapping[str, Any] | None = None,
+) -> Event:
     row = COMMANDS.get(command)
-    data = _data(command, row, body)
-    time_ms, timesource = _time(body)
-    if row is not None and row.fact:
-        identity = tuple(_fact(data.get(name)) for name in row.fact)
-        if any(_has_unread(body[wire]) for wire in row.accounts if wire in body):
-            # Why the whole body then: facts that differ only in what can't be read would be taken for one.
-            identity = (*identity, _canonical(body, time_ms if timesource == "EventTime" else None))
-        is_timed = time_ms is not None
+    ready = ready_of(row) if row is not None else None
+    data = _data(command, ready, body, around)
+    time_ms, timesource = event_time(body)
+    subject = subject_of(ready, body, callback.app_id)
+    if redaction.is_active:
+        data, seen = redaction.data(data)
+        subject = (subject[0], *(seen.get(part, part) for part in subject[1:]))
     else:
-        identity = (_canonical(body, time_ms if timesource == "EventTime" else None),)
-        is_timed = time_ms is not None or any(name in body for name in _SEQUENCES)
-    event_id = _id(callback, command, (*identity, str(time_ms or "")), is_timed=is_timed)
-    in_body = body.get("CallbackCommand")
-    if isinstance(in_body, str) and in_body != command:
-        data.setdefault("callback_command", in_body)
-    data["raw"] = raw
+        data["raw"] = raw
+    if subject[0] == "c2c":
+        subject = ("c2c", *sorted(subject[1:]))
     return _envelope(
-        callback, command, position, row.type if row else UNKNOWN_TYPE, row.phase if row else _phase(command),
-        _subject(callback, body), time_ms, timesource, event_id, data,
+        callback, params, command, position, row.type if row else UNKNOWN_TYPE,
+        row.phase if row else _phase(command), "/".join(subject), time_ms, timesource,
+        event_id(callback, command, row, body, time_ms, timesource), data, redaction,
     )  # fmt: skip
 
 
 def _envelope(
     callback: Callback,
+    params: Mapping[str, str],
     command: str,
     position: str,
     event_type: str,
@@ -98,14 +116,14 @@ def _envelope(
     subject: str,
     time_ms: int | None,
     timesource: str,
-    event_id: str,
+    identity: str,
     data: dict[str, Any],
+    redaction: Redaction,
 ) -> Event:
-    params = _params(callback)
     about = _plain(subject)
     attributes: dict[str, Any] = {
         "specversion": "1.0",
-        "id": event_id,
+        "id": identity,
         "source": f"/tencent-im/{callback.app_id}",
         "type": event_type,
         "subject": about,
@@ -119,8 +137,8 @@ def _envelope(
         "command": _plain(command),
         "phase": phase,
         "timesource": timesource,
-        "clientip": _plain(params.get("clientip", "")),
-        "platform": _plain(params.get("optplatform", "").lower()),
+        "clientip": _plain(redaction.attribute("clientip", params.get("clientip", ""))),
+        "platform": _plain(redaction.attribute("platform", params.get("optplatform", "").lower())),
         "verified": callback.verified,
         "data": data,
     }
@@ -128,48 +146,43 @@ def _envelope(
     return Event(orjson.dumps(attributes), attributes)
 
 
-def _data(command: str, row: Command | None, body: Mapping[str, Any]) -> dict[str, Any]:
+def _data(
+    command: str, ready: Ready | None, body: Mapping[str, Any], around: Mapping[str, Any] | None
+) -> dict[str, Any]:
     data: dict[str, Any] = {}
-    for wire, value in body.items():
-        if wire in _CONSUMED:
-            continue
-        if row is not None and wire in row.accounts:
-            value = accounts(value)
-        elif row is not None and wire in row.enums and isinstance(value, str):
-            value = value.lower()
-        name = (row.names.get(wire) if row else None) or _name(command, wire)
-        name, value = typed(name, wire, value)
-        data[free_name(name, wire, data)] = value
-    if row is not None and row.mend is not None:
-        row.mend(data)
+    message: dict[str, Any] = {}
+    plan = ready.plan if ready is not None else NO_PLAN
+    rest = fill(plan, body, data, message)
+    if ready is not None:
+        if message:
+            if "GroupAtInfo" in body and "mentions" in message:
+                message["mentions_all"] = mentions_all(body["GroupAtInfo"])
+            data["message"] = message
+        if ready.row.is_uniform:
+            name_people(ready, body, data)
+        if ready.row.mend is not None:
+            ready.row.mend(data)
+    in_body = body.get("CallbackCommand")
+    if isinstance(in_body, str) and in_body != command:
+        data["callback_command"] = in_body
+    if rest:
+        keep(plan, rest, data, group_type=command.startswith("Group."))
+    if around:
+        data["envelope"] = nested(dict(around))
     return data
 
 
-def _name(command: str, wire: str) -> str:
-    return "group_type" if wire == "Type" and command.startswith("Group.") else snake(wire)
-
-
-def _time(body: Mapping[str, Any]) -> tuple[int | None, str]:
-    for wire in ("EventTime", "MsgTime"):
-        time_ms = to_time_ms(body.get(wire))
-        if time_ms is not None:
-            return time_ms, wire
-    return None, "received"
-
-
-def _subject(callback: Callback, body: Mapping[str, Any]) -> str:
-    def text(wire: str) -> str:
-        value = body.get(wire)
-        return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
-
-    group = text("GroupId") or text("GroupID") or text("ToGroupId")
-    if group:
-        return f"group/{group}"
-    sender, receiver = text("From_Account"), text("To_Account")
-    if sender and receiver:
-        return "c2c/" + "/".join(sorted((sender, receiver)))
-    user = sender or text("Operator_Account") or receiver
-    return f"user/{user}" if user else f"app/{callback.app_id}"
+def _command(params: Mapping[str, str], body: Mapping[str, Any]) -> str:
+    """Return the command: as the query or the body says, else as the shape of the body shows."""
+    command, _ = command_of(params, body)
+    if command:
+        return command
+    items = body.get("Events")
+    if isinstance(items, list) and items and isinstance(items[0], dict):
+        inner = items[0].get("CallbackCommand")
+        return inner if isinstance(inner, str) else ""
+    # Source: 269/95616, the only body of its product and the only one without CallbackCommand.
+    return _MODERATION if "CtxcbRequestId" in body and "CtxcbResult" in body else ""
 
 
 def _plain(text: str) -> str:
@@ -197,31 +210,3 @@ def _params(callback: Callback) -> dict[str, str]:
         return parse_query(callback.query)
     except Refused:
         return {}
-
-
-def _has_unread(value: Any) -> bool:
-    """Say whether *value*, a list of accounts, has entries that hold none."""
-    return isinstance(value, (list, dict)) and len(accounts(value)) < len(value)
-
-
-def _fact(value: Any) -> str:
-    if isinstance(value, list):
-        return json.dumps(sorted(str(item) for item in value))
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def _canonical(body: Mapping[str, Any], time_ms: int | None) -> str:
-    """Return *body* as text that equal facts share: keys sorted, EventTime as a number, no command."""
-    facts = {wire: value for wire, value in body.items() if wire != "CallbackCommand"}
-    if time_ms is not None:
-        facts["EventTime"] = time_ms
-    return json.dumps(facts, sort_keys=True, separators=(",", ":"))
-
-
-def _id(callback: Callback, command: str, identity: tuple[str, ...], *, is_timed: bool) -> str:
-    """Return the event's id, 32 hex digits, over the recipe's version, app, command and *identity*."""
-    parts = [str(callback.id_recipe), callback.app_id, command, *identity]
-    if not is_timed:
-        parts.append(str(callback.received_ms // (callback.id_window_s * 1000)))
-    # Why JSON: it keeps the borders between parts, so that no two lists of parts give one text.
-    return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import resource
+import ssl
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -15,12 +16,50 @@ from gateway.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 _SPARE_FILES = 256
+_BACKLOG = 1024
 
 
-async def listen_on(runner: web.AppRunner | web.ServerRunner, host: str, port: int, key: str) -> None:
-    """Listen on *host*:*port*; ConfigError that names *key* when that can't be."""
+class _TlsSite(web.TCPSite):
+    """A site of HTTPS. Bound: a handshake, and the end of a connection, take at most *patience_s*."""
+
+    def __init__(
+        self, runner: web.BaseRunner, host: str, port: int, context: ssl.SSLContext, patience_s: float
+    ) -> None:
+        super().__init__(runner, host, port, ssl_context=context, backlog=_BACKLOG)
+        self._patience_s = patience_s
+
+    async def start(self) -> None:
+        await web.BaseSite.start(self)
+        assert self._runner.server is not None
+        self._server = await asyncio.get_running_loop().create_server(
+            self._runner.server,
+            self._host,
+            self._port,
+            ssl=self._ssl_context,
+            backlog=self._backlog,
+            ssl_handshake_timeout=self._patience_s,
+            ssl_shutdown_timeout=self._patience_s,
+        )
+
+
+async def listen_on(
+    runner: web.AppRunner | web.ServerRunner,
+    host: str,
+    port: int,
+    key: str,
+    *,
+    tls: ssl.SSLContext | None = None,
+    patience_s: float = 60.0,
+) -> None:
+    """Listen on *host*:*port*; ConfigError that names *key* when that can't be.
+
+    With *tls* the port speaks HTTPS, and callers have *patience_s* for the handshake.
+    """
     try:
-        await web.TCPSite(runner, host, port, backlog=1024).start()
+        if tls is None:
+            await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+        else:
+            await _TlsSite(runner, host, port, tls, patience_s).start()
     except (OSError, UnicodeError) as error:  # Why UnicodeError: a host that is no host name
         await runner.cleanup()
         reason = error.strerror if isinstance(error, OSError) else "not a host name"

@@ -14,13 +14,17 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
 from gateway import answer
-from gateway.callback import Accepted, AppRule, Probe, Rules, decide_body, decide_head
+from gateway.callback import Accepted, Head, Probe, Rules, decide_body, decide_head, parse_query
+from gateway.catalogue import COMMANDS
+from gateway.clock import ClockWatch, is_stale
 from gateway.config import Config
 from gateway.errors import JournalFull, Refused, Unavailable
 from gateway.event import HEAVY_BYTES
 from gateway.journal import Journal
+from gateway.limits import AppLimits
 from gateway.metrics import Metrics
-from gateway.normalise import ID_RECIPE
+from gateway.networks import Networks
+from gateway.rules import rules_of
 from gateway.server import JSON_HEADERS, OUTCOME, Outcome, Reports, refusal_response
 
 _log = logging.getLogger(__name__)
@@ -28,25 +32,13 @@ _MEANING = {
     "bad_signature": "their Sign matches none of the app's tokens: compare apps.<id>.tokens with the console",
     "no_signature": "they carry no Sign though the app has tokens: turn on authentication in the console",
     "stale_signature": "their RequestTime is too far from this machine's clock: check its time service",
+    "forbidden_network": "they come from outside listen.allow_networks (or past listen.trusted_proxies)",
     "unknown_app": "their SdkAppid is not configured for that path",
     "journal_full": "the journal has no room: see journal.max_mb, journal.min_free_mb and the broker's state",
+    "app_rate": "the app sends more than its max_per_s",
+    "app_backlog": "more of the app's callbacks wait for the broker than its max_backlog_mb allows",
     "overloaded": "more requests are under way than listen.max_inflight or max_inflight_mb allows",
 }
-
-
-def rules_of(config: Config) -> Rules:
-    """Return what decisions depend on, from the configuration."""
-    apps = {
-        app_id: AppRule(app_id, app.path, tuple(token.get_secret_value() for token in app.tokens))
-        for app_id, app in config.apps.items()
-    }
-    return Rules(
-        apps=apps,
-        paths=frozenset(app.path for app in apps.values()),
-        signature_window_s=config.listen.signature_window_s,
-        id_recipe=ID_RECIPE,
-        id_window_s=config.journal.id_window_s,
-    )
 
 
 class Receiver(Reports):
@@ -56,10 +48,17 @@ class Receiver(Reports):
         self, config: Config, journal: Journal, metrics: Metrics, now_ms: Callable[[], int] | None = None
     ) -> None:
         self._listen = config.listen
-        self._rules = rules_of(config)
+        self.rules = rules_of(config)
+        self._networks = Networks.of(config.listen.allow_networks, config.listen.trusted_proxies)
+        self._clock = ClockWatch(metrics.clock_skew, config.listen.signature_window_s)
         self._journal = journal
         self._metrics = metrics
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
+        self._limits = {
+            app_id: AppLimits(app.max_per_s, app.max_backlog_mb, time.monotonic())
+            for app_id, app in config.apps.items()
+            if app.max_per_s or app.max_backlog_mb
+        }
         self._inflight = 0
         self._inflight_bytes = 0
         self._explained: set[str] = set()
@@ -70,7 +69,7 @@ class Receiver(Reports):
         for app_id in config.apps:
             metrics.callbacks_stored.labels(app_id)
             metrics.last_callback.labels(app_id)
-        for reason in answer.REFUSALS:
+        for reason in (*answer.REFUSALS, "before_unstored"):
             metrics.requests_refused.labels(reason)
         for is_stored in ("yes", "no"):
             metrics.requests_hangups.labels(is_stored)
@@ -92,14 +91,16 @@ class Receiver(Reports):
             self._metrics.answer_seconds.observe(time.perf_counter() - started_s)
 
     async def _answer(self, request: web.BaseRequest, started_s: float) -> web.StreamResponse:
-        path, query = _target(request)
-        encoding = request.headers.get("Content-Encoding", "")
-        head = decide_head(self._rules, request.method, path, query, encoding, self._now_ms())
+        peer = self._networks.caller(request.remote or "", request.headers.getall("X-Forwarded-For", ()))
+        rules = self.rules
+        head = self._judge(rules, request)
         if isinstance(head, Probe):
             return _ok(head.answer, Outcome("probe"))
+        if head.app is not None and head.refusal is None and head.app.app_id in self._limits:
+            self._limits[head.app.app_id].check(time.monotonic(), self._journal.cursor)
         body = await self._read(request)
         try:
-            judged = (self._rules, head, body, request.remote or "", self._now_ms())
+            judged = (rules, head, body, peer, self._now_ms())
             is_heavy = len(body) > HEAVY_BYTES
             decision = await asyncio.to_thread(decide_body, *judged) if is_heavy else decide_body(*judged)
             if isinstance(decision, Probe):
@@ -113,6 +114,21 @@ class Receiver(Reports):
                 self._inflight -= 1
         finally:
             self._inflight_bytes -= len(body)
+
+    def _judge(self, rules: Rules, request: web.BaseRequest) -> Head | Probe:
+        """Return what the request's head says, and note how far a matching Sign's clock is from ours."""
+        path, query = _target(request)
+        encoding = request.headers.get("Content-Encoding", "")
+        now_ms = self._now_ms()
+        try:
+            head = decide_head(rules, request.method, path, query, encoding, now_ms)
+        except Refused as refused:
+            if is_stale(refused):
+                self._clock.signed(parse_query(query), now_ms)
+            raise
+        if isinstance(head, Head) and (head.verified or is_stale(head.refusal)):
+            self._clock.signed(head.params, now_ms)
+        return head
 
     async def _read(self, request: web.BaseRequest) -> bytes:
         """Return the body, at most max_body_bytes within body_timeout_s; its bytes count as in flight."""
@@ -143,7 +159,15 @@ class Receiver(Reports):
 
     async def _store(self, decision: Accepted, started_s: float) -> web.StreamResponse:
         callback = decision.callback
-        position = await self._journal.append(callback, durable=self._listen.ack_after != "written")
+        try:
+            position = await self._journal.append(callback, durable=self._listen.ack_after != "written")
+        except JournalFull:
+            if self._listen.before_when_full == "answer" and _is_before(decision.command):
+                # The operator's choice: an intent that nobody records is better than users who are blocked.
+                return _ok(decision.answer, Outcome("refused", "before_unstored"))
+            raise
+        if callback.app_id in self._limits:
+            self._limits[callback.app_id].stored(position, len(callback.body))
         self._metrics.last_callback.labels(callback.app_id).set(callback.received_ms / 1000)
         outcome = Outcome("stored", callback.app_id)
         if self._listen.ack_after == "confirmed":
@@ -175,6 +199,9 @@ class Receiver(Reports):
     def evicted(self) -> None:
         self._metrics.connections_evicted.inc()
 
+    def turned_away(self) -> None:
+        self._metrics.connections_refused.inc()
+
     def _refuse(self, refused: Refused) -> web.StreamResponse:
         self._note(refused)
         response = refusal_response(refused.reason, self._listen.retry_after_s)
@@ -197,6 +224,11 @@ class Receiver(Reports):
                 refused.reason,
                 _MEANING[refused.reason],
             )
+
+
+def _is_before(command: str) -> bool:
+    row = COMMANDS.get(command)
+    return row.phase in ("before", "sync") if row is not None else "CallbackBefore" in command
 
 
 def _target(request: web.BaseRequest) -> tuple[str, str]:

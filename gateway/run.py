@@ -22,8 +22,10 @@ from gateway.forwarder import Forwarder
 from gateway.journal import Journal
 from gateway.logs import where
 from gateway.metrics import Metrics
+from gateway.portfiles import PortFiles
 from gateway.ports import limit_connections, listen_on, room_for_connections
 from gateway.receiver import Receiver
+from gateway.rules import redactions_of
 from gateway.sampler import Sampler
 from gateway.server import FrontServer
 from gateway.worker import Worker
@@ -56,6 +58,7 @@ class Gateway:
         self._journal: Journal | None = None
         self._forwarder: Forwarder | None = None
         self._server: FrontServer | None = None
+        self._signed: set[str] = set()
         self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._stop = asyncio.Event()
@@ -63,7 +66,7 @@ class Gateway:
 
     async def main(self) -> int:
         """Start, wait for a signal or a fault, stop."""
-        for warning in build.check(self._config):
+        for warning in build.check(self._config, serves=self._serves):
             _log.warning("%s", warning)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
@@ -74,7 +77,9 @@ class Gateway:
         try:
             if self._serves:
                 self._journal = Journal.open(self._config.journal, self._metrics)
-                self._forwarder = Forwarder(self._journal, broker, self._config.broker, self._metrics)
+                self._forwarder = Forwarder(
+                    self._journal, broker, self._config.broker, self._metrics, redactions_of(self._config)
+                )
                 self._start("forwarder", self._forwarder.run())
             for name in self._names:
                 sink = build.make_sink(name, self._config.sinks[name])
@@ -85,9 +90,9 @@ class Gateway:
             self._start("sampler", sampler.run())
             admin = await self._start_admin()
             front = await self._start_front()
-            print(
-                banner(self._config, self._port_of(front), serves=self._serves, sinks=self._names), flush=True
-            )
+            port = self._port_of(front)
+            said = banner(self._config, port, serves=self._serves, sinks=self._names, signed=self._signed)
+            print(said, flush=True)
             code = await self._wait_for_the_end()
         finally:
             await self._shut_down(front, broker, admin)
@@ -101,13 +106,19 @@ class Gateway:
             return None
         listen = self._config.listen
         receiver = Receiver(self._config, self._journal, self._metrics)
+        files = PortFiles(self._config, receiver)
+        self._signed = files.signed
         server = FrontServer(receiver.handle, listen, receiver, room_for_connections(listen.max_connections))
         receiver.touch = server.touch
         self._server = server
         self._metrics.connections_open.set_function(lambda: server.open_connections)
         runner = web.ServerRunner(server, shutdown_timeout=_FINISH_S)
         await runner.setup()
-        await listen_on(runner, listen.host, listen.port, "listen.port")
+        patience_s = listen.header_timeout_s
+        await listen_on(
+            runner, listen.host, listen.port, "listen.port", tls=files.context, patience_s=patience_s
+        )
+        self._start("watch on files", files.watch())
         return runner
 
     async def _start_admin(self) -> web.AppRunner:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from aiohttp.web_protocol import RequestHandler
 from gateway import answer
 from gateway.config import Listen
 from gateway.logs import where
+from gateway.networks import Networks, plain
 
 JSON_HEADERS = {"Content-Type": "application/json", "Server": "im-callback-gateway"}
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -54,6 +56,9 @@ class Reports:
 
     def evicted(self) -> None:
         """A connection was closed to make room for a newer one."""
+
+    def turned_away(self) -> None:
+        """A connection was closed at once: its peer has max_connections_per_peer already."""
 
 
 def refusal_response(
@@ -167,6 +172,9 @@ class FrontServer(web.Server):
         self.is_draining = False
         # Why ordered: the first one that is idle is the one that has been so for longest.
         self._by_activity: dict[RequestHandler, None] = {}
+        self._networks = Networks.of((), listen.trusted_proxies)
+        self._peers: dict[RequestHandler, str] = {}
+        self._per_peer: Counter[str] = Counter()
 
     def __call__(self) -> Connection:
         return Connection(self, loop=self._loop, **self._kwargs)
@@ -177,6 +185,11 @@ class FrontServer(web.Server):
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
+        if not self._is_welcome(handler, transport):
+            self.reports.turned_away()
+            # Why later: lost before its task has begun, a handler of aiohttp fails with a stack trace.
+            self._loop.call_soon(transport.abort)
+            return
         self._by_activity[handler] = None
         if len(self._by_activity) > self.max_connections:
             self._evict(handler)
@@ -184,12 +197,30 @@ class FrontServer(web.Server):
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         self._by_activity.pop(handler, None)
+        peer = self._peers.pop(handler, None)
+        if peer is not None:
+            self._per_peer[peer] -= 1
+            if not self._per_peer[peer]:
+                del self._per_peer[peer]
 
     def touch(self, handler: object) -> None:
         """Note that *handler*'s connection served a request just now."""
         if isinstance(handler, RequestHandler) and handler in self._by_activity:
             del self._by_activity[handler]
             self._by_activity[handler] = None
+
+    def _is_welcome(self, handler: RequestHandler, transport: asyncio.Transport) -> bool:
+        """Count the connection for its peer, unless that has as many as it may have."""
+        most = self.listen.max_connections_per_peer
+        name = transport.get_extra_info("peername") if most else None
+        if not name or self._networks.is_proxy(name[0]):
+            return True
+        peer = plain(name[0])
+        if self._per_peer[peer] >= most:
+            return False
+        self._peers[handler] = peer
+        self._per_peer[peer] += 1
+        return True
 
     def _evict(self, newest: RequestHandler) -> None:
         others = (conn for conn in self._by_activity if conn is not newest and isinstance(conn, Connection))

@@ -81,7 +81,7 @@ def test_the_sign_never_reaches_the_journal():
 
 
 def test_a_token_can_not_be_stripped():
-    """Leaving Sign out, or naming another app's path, does not get around the check."""
+    """Pitfall 20: leaving Sign out, or naming another app's path, does not get around the check."""
     assert reason(f"SdkAppid=15&{COMMAND}") == "no_signature"
     assert reason(f"SdkAppid=15&{COMMAND}", path="/") == "unknown_app"
     assert reason("SdkAppid=15", b'{"CallbackCommand":"x"}') == "no_signature"

@@ -66,6 +66,11 @@ def test_the_shown_sinks_have_every_key_with_its_default(name, model):
             assert sink[key] == field.default, key
 
 
+def test_no_answers_are_fixed_by_default():
+    """The shipped file shows the key, and leaves every answer to OK."""
+    assert shown()["answers"] == Config().answers == {}
+
+
 def test_the_shown_app_has_every_key_with_its_default():
     """The app in config.yaml shows all keys of an app."""
     assert next(iter(shown()["apps"].values())) == App().model_dump(mode="json")

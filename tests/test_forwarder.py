@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import threading
@@ -17,6 +18,7 @@ from gateway.errors import Unavailable
 from gateway.forwarder import Forwarder
 from gateway.journal import Journal
 from gateway.metrics import Metrics
+from gateway.redact import Redaction
 from gateway.topology import Topology
 from tests.test_rabbitmq import callback, numbers, value
 
@@ -266,7 +268,8 @@ async def test_an_outage_is_said_once_and_its_end_too(start, caplog):
     await confirmed(journal, 12)
     said = [record.getMessage() for record in caplog.records]
 
-    assert len([one for one in said if "takes no events (refused" in one]) == 1
+    [away] = [one for one in said if "takes no events (refused" in one]
+    assert "12 callbacks wait on disk, the oldest for " in away
     assert any("12 callbacks wait" in one for one in said)
     assert len([one for one in said if "takes events again" in one]) == 1
 
@@ -277,10 +280,10 @@ async def test_a_bug_in_normalising_holds_nobody_up(start, monkeypatch):
 
     real = module.normalise
 
-    def broken(stored, position):
+    def broken(stored, position, redaction):
         if position.endswith(".2"):
             raise RuntimeError("a bug")
-        return real(stored, position)
+        return real(stored, position, redaction)
 
     monkeypatch.setattr(module, "normalise", broken)
 
@@ -339,9 +342,9 @@ async def test_large_bodies_are_normalised_away_from_the_loop(start, monkeypatch
     """A batch of them would hold up every answer for seconds."""
     threads = {}
 
-    def note(callback, position):
+    def note(callback, position, redaction):
         threads[len(callback.body) > 70_000] = threading.current_thread() is threading.main_thread()
-        return normalise(callback, position)
+        return normalise(callback, position, redaction)
 
     normalise = stage.normalise
     monkeypatch.setattr(stage, "normalise", note)
@@ -351,3 +354,32 @@ async def test_large_bodies_are_normalised_away_from_the_loop(start, monkeypatch
     await confirmed(journal, 4)
 
     assert threads == {False: True, True: False}
+
+
+async def test_what_an_app_redacts_leaves_the_journal_redacted(start, tmp_path):
+    """The rule of its app goes with each callback, on the malformed way too."""
+    seen = []
+
+    class Keeping(Scripted):
+        async def send(self, events):
+            seen.extend(event.body for event in events)
+            future = asyncio.get_running_loop().create_future()
+            future.set_result(None)
+            return future
+
+    metrics = Metrics()
+    journal = Journal.open(JournalConfig(dir=tmp_path / "redacting", min_free_mb=0), metrics)
+    await journal.append(callback(1, Operator_Account="SECRET", ExitType="Kicked"))
+    await journal.append(dataclasses.replace(callback(2), body=b"SECRET"))
+    await journal.append(dataclasses.replace(callback(3, Operator_Account="SHOWN"), app_id="15"))
+    rules = {"14": Redaction.of({"operator": "drop"}, "")}
+    forwarder = Forwarder(journal, Keeping(), BrokerConfig(url="amqp://x"), metrics, rules)
+    task = asyncio.create_task(forwarder.run())
+    await confirmed(journal, 3)
+    forwarder.finish()
+    await task
+    await journal.close()
+
+    assert len(seen) == 3
+    assert not any(b"SECRET" in body or b"U0VDUkVU" in body for body in seen)
+    assert b"SHOWN" in seen[2]

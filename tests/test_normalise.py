@@ -1,4 +1,4 @@
-"""Callback to events: the member exit complete, everything else by the general rules, and never an exception."""
+"""Callback to events: every pitfall of the reference that concerns it, and never an exception."""
 
 import base64
 import dataclasses
@@ -419,6 +419,412 @@ def test_orjson_and_our_parser_agree_on_plain_bodies(text):
     [event] = normalise(callback({"Text": text.decode("latin-1")}, "New.Thing"), "j.1")
 
     assert orjson.loads(event.body)["data"]["text"] == text.decode("latin-1")
+
+
+def data_of(body, command):
+    return one(body, command)["data"]
+
+
+def test_pitfall_2_the_command_is_absent_nested_or_another():
+    """ContentCallback has none, Push hides it in its items, pages mix two up: the query decides, both stay."""
+    moderated = {"CtxcbResult": 1, "CtxcbRequestId": "r", "From_Account": "a", "SdkAppId": 1400187352}
+    push = {"Events": [{"CallbackCommand": "Push.AllMemberPush", "To_Account": "u", "EventTime": 1557481128}]}
+    bare = {"query": "sdkappid=14"}
+
+    assert one(moderated, **bare)["type"] == "im.moderation.content.reviewed"
+    assert one(moderated, **bare)["command"] == "ContentCallback.ResultNotify"
+    assert one(push, **bare)["type"] == "im.push.all_member_push.reported"
+    mixed = one(
+        {"CallbackCommand": "Live.CallbackAfterDelMetadata", "Keys": ["k"]}, "Live.CallbackAfterSetMetadata"
+    )
+    assert mixed["type"] == "im.live.metadata.set"
+    assert mixed["data"]["callback_command"] == "Live.CallbackAfterDelMetadata"
+    assert mixed["data"]["keys"] == ["k"]
+
+
+def test_legacy_callbacks_with_a_lower_case_query():
+    """The old call engine: command in the query only, platform spelled in its own way."""
+    query = "sdkappid=14&command=call_end&contenttype=json&clientip=0.0.0.0&optplatform=rest_api"
+    event = one(
+        {"UserId": "Alice", "CallId": "c1", "CallResult": "normal_end", "EndTs": 1704856885}, query=query
+    )
+    unknown = one({"RoomId": 7}, query=query.replace("call_end", "room_mute"))
+
+    assert (event["type"], event["command"], event["subject"]) == (
+        "im.call.user_call.ended",
+        "call_end",
+        "call/c1",
+    )
+    assert (event["clientip"], event["platform"]) == ("0.0.0.0", "rest_api")
+    assert event["data"]["end_time_ms"] == 1704856885000
+    assert (unknown["type"], unknown["command"], unknown["subject"]) == ("im.unknown", "room_mute", "room/7")
+
+
+def test_pitfall_3_unknown_commands_keep_everything():
+    """A command of next year is an event as well, with its phase guessed from its name."""
+    event = one({"GroupId": "g", "New": {"Deep_Account": 2**60}}, "Group.CallbackBeforeNewThing")
+
+    assert (event["type"], event["phase"], event["subject"]) == ("im.unknown", "before", "group/g")
+    assert event["data"]["new"] == {"deep": str(2**60)}
+
+
+def test_pitfall_6_a_resent_message_is_one_event():
+    """The natural key counts: later, with other key order and other counters, it is the same message."""
+    body = json.loads((SAMPLES[0].parent / "C2C.CallbackAfterSendMsg.json").read_text())
+    later = dict(reversed({**body, "UnreadMsgNum": 9}.items()))
+    command = "C2C.CallbackAfterSendMsg"
+
+    assert one(body, command)["id"] == one(later, command, received_ms=RECEIVED_MS + 10**7)["id"]
+    assert one(body, command)["id"] != one({**body, "MsgSeq": 1}, command)["id"]
+
+
+def test_pitfall_6_without_time_a_short_window_counts():
+    """Friend deleted, added, deleted again: two facts, when they are apart; resent at once it is one."""
+    body, command = {"PairList": [{"From_Account": "a", "To_Account": "b"}]}, "Sns.CallbackFriendDelete"
+    ids = [one(body, command, received_ms=1_700_000_000_000 + ms)["id"] for ms in (0, 9_000, 60_000)]
+
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_known_command_in_a_new_shape_does_not_merge_facts():
+    """Where what identifies the fact is missing, the whole body does."""
+    first, second = ({"GroupId": "g", "NewMembers": [name], "EventTime": 1670574414123} for name in "ab")
+    command = "Group.CallbackAfterNewMemberJoin"
+
+    assert one(first, command)["id"] != one(second, command)["id"]
+
+
+def test_pitfall_7_one_act_several_events():
+    """Before, after and bot are three events about one message, with three ids and one key."""
+    body = json.loads((SAMPLES[0].parent / "Bot.OnC2CMessage.json").read_text())
+    events = [
+        one(body, name)
+        for name in ("C2C.CallbackBeforeSendMsg", "C2C.CallbackAfterSendMsg", "Bot.OnC2CMessage")
+    ]
+
+    assert len({event["id"] for event in events}) == len({event["type"] for event in events}) == 3
+    assert {event["data"]["message"]["key"] for event in events} == {"48374_2837546_1557481126"}
+    assert [event["phase"] for event in events] == ["before", "after", "after"]
+
+
+def test_pitfall_9_what_belongs_together_has_one_key():
+    """Messages of both directions, and all of a topic, share a partition key; sequences are there to sort by."""
+    there = {"From_Account": "b", "To_Account": "a", "MsgSeq": 1, "MsgTime": 1557481126}
+    back = {"From_Account": "a", "To_Account": "b", "MsgSeq": 2, "MsgTime": 1557481127}
+    keys = {one(body, "C2C.CallbackAfterSendMsg")["partitionkey"] for body in (there, back)}
+    topic = one({"GroupId": "g", "TopicId": "g@TOPIC#_1", "MsgSeq": 5}, "Group.CallbackAfterSendMsg")
+    empty = one({"GroupId": "g", "TopicId": "", "MsgSeq": 5}, "Group.CallbackAfterSendMsg")
+
+    assert keys == {"c2c/a/b"}
+    assert (topic["subject"], empty["subject"]) == ("topic/g@TOPIC#_1", "group/g")
+    assert "topic_id" not in empty["data"]
+    assert topic["data"]["message"]["seq"] == 5
+
+
+def test_pitfall_10_integers_are_exact():
+    """Above int32, above 2^53, above 64 bits."""
+    data = data_of(
+        {"From_Account": "a", "To_Account": "b", "MsgSeq": 3998651049, "MsgRandom": "2804799576"},
+        "C2C.CallbackAfterSendMsg",
+    )
+    seats = data_of(
+        json.loads((SAMPLES[0].parent / "Mic.CallbackAfterSeatInfoChanged.json").read_text()),
+        "Mic.CallbackAfterSeatInfoChanged",
+    )
+    wide = json.loads(b'{"Room_Account": %d, "N": %d}' % (2**70, 2**70))
+
+    assert (data["message"]["seq"], data["message"]["random"]) == (3998651049, 2804799576)
+    assert seats["seat_list"][0]["member"] == "144115233775727695"
+    assert seats["subjects"] == ["144115233775727695"]
+    assert data_of(wide, "New.Thing")["n"] == str(2**70)
+
+
+@pytest.mark.parametrize(
+    "user", ["", "@TLS#NOT_FOUND", "@TIM#SYSTEM", "administrator", 144115216631667826, 0]
+)
+def test_pitfall_11_user_ids_have_no_format(user):
+    """Numbers become text, special and empty ones stay."""
+    data = data_of({"RoomId": "r", "Operator_Account": user}, "Live.CallbackAfterUpdateRoomInfo")
+
+    assert data["operator"] == str(user)
+    assert data.get("actor", "") == str(user)
+
+
+@pytest.mark.parametrize("group", ["@TGS#_a@TOPIC#_b", 'my group/"x" 100%<b>', "a#b", " "])
+def test_pitfall_12_group_ids_are_nearly_any_ascii(group):
+    """They stand as they are; nothing is split or escaped."""
+    event = exit_of(GroupId=group)
+
+    assert event["subject"] == f"group/{group}"
+    assert event["data"]["group_id"] == group
+
+
+@pytest.mark.parametrize(
+    ("command", "body", "name", "value"),
+    [
+        ("Push.OfflinePush", {"GroupID": "g"}, "group_id", "g"),
+        ("Group.CallbackAfterGroupFull", {"GroupID": "g"}, "group_id", "g"),
+        ("Group.CallbackAfterCreateGroup", {"groupID": "g"}, "group_id", "g"),
+        ("ContentCallback.ResultNotify", {"ContactItem": {"ToGroupId": "g"}}, "contact_item", {"group_id": "g"}),
+        ("Group.CallbackBeforeApplyJoinGroup", {"Requestor_Account": "u"}, "requester", "u"),
+        ("Sns.CallbackPrevFriendAdd", {"Requester_Account": "u"}, "requester", "u"),
+        ("Group.CallbackAfterMemberFieldChanged", {"Member_Account": "u"}, "member", "u"),
+        ("Group.CallbackAfterMemberFieldChanged", {"Modified_Account": "u"}, "member", "u"),
+        ("Group.CallbackAfterGroupAttrChanged", {"GroupAttr": [{"Key": "k", "value": "v"}]}, "group_attr", [{"key": "k", "value": "v"}]),
+        ("Live.CallbackAfterModifyAdmin", {"opType": "add"}, "op_type", "add"),
+        ("ContentCallback.ResultNotify", {"SdkAppId": 1400187352}, "sdk_app_id", "1400187352"),
+    ],
+)  # fmt: skip
+def test_pitfall_13_one_name_for_each_spelling(command, body, name, value):
+    """However the wire spells it, consumers look in one place."""
+    assert data_of(body, command)[name] == value
+
+
+@pytest.mark.parametrize(
+    ("command", "body", "name", "value"),
+    [
+        ("Follow.CallbackAfterFollowDelete", {"To_Account": "a"}, "to", ["a"]),
+        ("Follow.CallbackAfterFollowDelete", {"To_Account": ["a", "b"]}, "to", ["a", "b"]),
+        ("Follow.CallbackAfterFollowAdd", {"FollowList": [{"To_Account": "a"}]}, "to", ["a"]),
+        ("Group.CallbackAfterTopicDestroyed", {"TopicIdList": "t"}, "topic_ids", ["t"]),
+        ("Group.CallbackAfterTopicDestroyed", {"TopicIdList": ["t"]}, "topic_ids", ["t"]),
+        ("ContentCallback.ResultNotify", {"TextContent": "x"}, "text_content", ["x"]),
+        ("ContentCallback.ResultNotify", {"TextContent": ["x", "y"]}, "text_content", ["x", "y"]),
+        ("Group.CallbackAfterRecallMsg", {"MsgSeqList": [{"MsgSeq": 1}, {"MsgSeq": 2, "MsgId": "i"}]}, "messages", [{"seq": 1}, {"seq": 2, "id": "i"}]),
+        ("Group.CallbackAfterRecallMsg", {"MsgSeqList": [1, "2"]}, "messages", [{"seq": 1}, {"seq": 2}]),
+        ("Room.CallbackAfterMemberEnter", {"MemberList_Account": "a"}, "members", ["a"]),
+        ("Live.CallbackAfterModifyAdmin", {"Admin_Account": [5, "b"]}, "admins", ["5", "b"]),
+        ("Room.CallbackUpdateRoomInfo", {"RoomInfo": {"IsSeatEnabled": "false", "RoomId": "r"}}, "room_info", {"is_seat_enabled": False, "room_id": "r"}),
+        ("Room.CallbackAfterUpdateRoomInfo", {"RoomInfo": {"IsNewThing": "true"}}, "room_info", {"is_new_thing": True}),
+        ("OfficialAccount.CallbackAfterMsgWithDraw", {"WithdrawMsgList": [{"MsgKey": "k"}]}, "msg_keys", ["k"]),
+    ],
+)  # fmt: skip
+def test_pitfall_14_one_shape_for_each_field(command, body, name, value):
+    """A list is always a list, a boolean a boolean."""
+    assert data_of(body, command)[name] == value
+
+
+def test_pitfall_15_absent_stays_absent():
+    """Null and missing are the same in known fields; what was not sent is not there."""
+    event = one(
+        {"GroupId": "g", "MsgSeq": 5, "CloudCustomData": None, "EventTime": None},
+        "Group.CallbackAfterModifyMsg",
+    )
+
+    assert set(event["data"]) == {"group_id", "message", "subjects", "raw"}
+    assert event["data"]["message"] == {"seq": 5}
+    assert event["timesource"] == "received"
+
+
+def test_pitfall_16_text_of_any_kind_survives():
+    """Emoji, NUL and control characters; text of the app's own is not parsed, JSON or not."""
+    text = '{"a": "\u0000\u001b\U0001f600"}'
+    body = {
+        "MsgBody": [{"MsgType": "TIMCustomElem", "MsgContent": {"Data": text, "Ext": "\x00"}}],
+        "CloudCustomData": text,
+    }
+    message = data_of({"From_Account": "a", "To_Account": "b", **body}, "C2C.CallbackAfterSendMsg")["message"]
+
+    assert message["elements"] == [{"type": "custom", "content": {"data": text, "ext": "\x00"}}]
+    assert message["cloud_custom_data"] == text
+
+
+def test_pitfall_17_big_bodies():
+    """A group of 6,000 members, a push of 100 items: all there."""
+    members = [{"Member_Account": f"user-{n}"} for n in range(6000)]
+    event = one({"GroupId": "g", "MemberList": members}, "Group.CallbackAfterGroupDestroyed")
+    push = {"Events": [{"To_Account": str(n), "EventTime": 1557481127} for n in range(100)]}
+
+    assert len(event["data"]["members"]) == len(event["data"]["subjects"]) == 6000
+    assert len({event.id for event in normalise(callback(push, "Push.OfflinePush"), "j.1")}) == 100
+
+
+def test_pitfall_18_comments_are_no_json():
+    """The pages print comments; the wire has none, and // inside of a string is text."""
+    assert one(b'{"GroupId": "g" // the group\n}')["type"] == "im.malformed"
+    assert (
+        data_of(b'{"FaceUrl": "http://x//y"}', "Group.CallbackAfterGroupInfoChanged")["face_url"]
+        == "http://x//y"
+    )
+
+
+def test_pitfall_23_error_codes_in_a_request_are_data():
+    """They say why a message failed."""
+    body = json.loads((SAMPLES[0].parent / "Group.CallbackSendMsgException.json").read_text())
+    event = one(body, "Group.CallbackSendMsgException")
+
+    assert event["type"] == "im.group.message.failed"
+    assert event["data"]["error_code"] == 10023
+    assert event["data"]["error_info"].startswith("msg count")
+
+
+def test_pitfall_24_platforms_have_one_case():
+    """IOS in one command, iOS in the others; the query's too; missing parameters are absent."""
+    body = {
+        "Info": {"Action": "Login", "To_Account": "u", "Reason": "Register"},
+        "KickedDevice": [{"Platform": "IOS"}],
+    }
+    event = one(
+        body, "State.StateChange", query="SdkAppid=14&CallbackCommand=State.StateChange&OptPlatform=IOS"
+    )
+
+    assert event["data"]["kicked_device"] == ["ios"]
+    assert event["platform"] == "ios"
+    assert "clientip" not in event
+    assert (event["subject"], event["data"]["info"]["action"]) == ("user/u", "login")
+
+
+def test_the_message_object():
+    """All of a group message in one place, mentions as accounts, flags as booleans."""
+    body = {
+        "GroupId": "g", "Type": "Public", "From_Account": "jared", "Operator_Account": "admin", "Random": 1, "MsgSeq": 2,
+        "MsgTime": 1490686222, "MsgId": "i", "OnlineOnlyFlag": 1, "MsgPriority": "High", "SendMsgResult": 0,
+        "GroupAtInfo": [{"GroupAtAllFlag": 0, "GroupAt_Account": "tom"}, {"GroupAtAllFlag": 1}],
+        "MsgBody": [{"MsgType": "TIMTextElem", "MsgContent": {"Text": "hi"}},
+                    {"MsgType": "NewElem", "MsgContent": {"NewField": 1}, "More": 2},
+                    {"MsgType": "TIMImageElem", "MsgContent": {"UUID": "u", "ImageInfoArray": [{"Type": 1, "URL": "x"}]}}],
+        "CloudCustomData": "{}", "EventTime": "1670574414123",
+    }  # fmt: skip
+    data = data_of(body, "Group.CallbackAfterSendMsg")
+
+    assert data["message"] == {
+        "random": 1, "seq": 2, "time_ms": 1490686222000, "id": "i", "online_only": True, "priority": "high",
+        "send_result": 0, "mentions": ["tom"], "mentions_all": True, "cloud_custom_data": "{}",
+        "elements": [
+            {"type": "text", "content": {"text": "hi"}},
+            {"type": "NewElem", "content": {"new_field": 1}, "more": 2},
+            {"type": "image", "content": {"uuid": "u", "image_info_array": [{"type": 1, "url": "x"}]}},
+        ],
+    }  # fmt: skip
+    assert (data["actor"], data["subjects"], data["from"]) == ("admin", ["tom"], "jared")
+
+
+def test_relays_hold_messages_with_elements_of_their_own():
+    """Nested as deep as the body; without the list there is its key."""
+    inner = {
+        "From_Account": 5,
+        "MsgSeq": 1,
+        "MsgTimeStamp": 1490686222,
+        "MsgBody": [{"MsgType": "TIMTextElem", "MsgContent": {"Text": "x"}}],
+    }
+    relay = [
+        {
+            "MsgType": "TIMRelayElem",
+            "MsgContent": {"Title": "t", "MsgNum": 1, "AbstractList": ["x"], "MsgList": [inner]},
+        }
+    ]
+    outer = [
+        {"MsgType": "TIMRelayElem", "MsgContent": {"MsgList": [{"MsgBody": relay}, "odd"], "JsonMsgKey": "k"}}
+    ]
+    message = data_of({"From_Account": "a", "To_Account": "b", "MsgBody": outer}, "C2C.CallbackAfterSendMsg")[
+        "message"
+    ]
+
+    content = message["elements"][0]["content"]
+    assert content["json_msg_key"] == "k"
+    assert content["messages"][1] == "odd"
+    nested = content["messages"][0]["elements"][0]["content"]
+    assert (nested["title"], nested["abstract_list"]) == ("t", ["x"])
+    assert nested["messages"] == [
+        {
+            "from": "5",
+            "seq": 1,
+            "time_ms": 1490686222000,
+            "elements": [{"type": "text", "content": {"text": "x"}}],
+        }
+    ]
+
+
+def test_what_does_not_fit_is_kept_beside():
+    """Types hold: a value of another shape stands under the wire's name."""
+    data = data_of(
+        {"GroupId": {"x": 1}, "MsgSeq": "many", "MsgBody": "text", "MsgTime": "soon"},
+        "Group.CallbackAfterSendMsg",
+    )
+
+    assert data["GroupId"] == {"x": 1}
+    assert (data["MsgSeq"], data["MsgBody"], data["MsgTime"]) == ("many", "text", "soon")
+    assert "message" not in data
+
+
+def test_moderated_messages_name_the_message():
+    """MsgID is a key in one-to-one chats and a sequence in groups."""
+    c2c = one(
+        {"Scene": "C2C", "MsgID": "1_2_3", "From_Account": "b", "ContactItem": {"To_Account": "a"}},
+        "ContentCallback.ResultNotify",
+    )
+    group = one(
+        {"Scene": "Group", "MsgID": "17", "ContactItem": {"ToGroupId": "g"}}, "ContentCallback.ResultNotify"
+    )
+
+    assert (c2c["subject"], c2c["data"]["message"]) == ("c2c/a/b", {"key": "1_2_3"})
+    assert (group["subject"], group["data"]["message"]) == ("group/g", {"seq": 17})
+
+
+def test_fields_around_push_items_are_kept():
+    """What stands beside the items goes with each of them."""
+    event = one(
+        {"CallbackCommand": "Push.OfflinePush", "Events": [{"To_Account": "u"}], "BatchId": 7},
+        "Push.OfflinePush",
+    )
+
+    assert event["data"]["envelope"] == {"batch_id": "7"}
+
+
+def test_times_inside_of_rooms():
+    """RoomInfo.EventTime is the time of the event."""
+    body = json.loads((SAMPLES[0].parent / "Live.CallbackAfterCreateRoom.json").read_text())
+    event = one(body, "Live.CallbackAfterCreateRoom")
+
+    assert (event["time"], event["timesource"]) == ("2023-12-26T11:25:22.780Z", "EventTime")
+    assert event["data"]["room_info"]["create_time_ms"] == 1703589922000
+    assert event["subject"] == "room/tandy-test-rest"
+
+
+def test_duplicate_keys_count_the_last():
+    """As every JSON reader does; raw keeps both."""
+    event = one(b'{"GroupId": "a", "GroupId": "b"}')
+
+    assert event["data"]["group_id"] == "b"
+
+
+@given(
+    st.sampled_from(sorted(COMMANDS)),
+    st.dictionaries(wire_names | st.text(max_size=8), json_values, max_size=8),
+)
+def test_no_known_command_fails_on_any_body(command, body):
+    """Not one of the rows raises, and each event has its type."""
+    for event in normalise(callback({"Events": 1, **body}, command), "j.1"):
+        assert event.type in (COMMANDS[command].type, "im.malformed")
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_the_deepest_relay_comes_back_from_the_queue(as_list):
+    """Our shapes are nested no deeper than the wire's, so that the worker can read what the receiver took."""
+    body = {"MsgType": "TIMTextElem", "MsgContent": {"Text": "x"}}
+    while True:
+        outer = {
+            "MsgType": "TIMRelayElem",
+            "MsgContent": {"MsgList": [{"MsgBody": [body] if as_list else body}]},
+        }
+        if (
+            normalise(callback({"MsgBody": outer}, "C2C.CallbackAfterSendMsg"), "j.1")[0].type
+            == "im.malformed"
+        ):
+            break
+        body = outer
+        [event] = normalise(callback({"MsgBody": body}, "C2C.CallbackAfterSendMsg"), "j.1")
+        assert Event.parse(event.body).data["message"]["elements"][0]["type"] == "relay"
+
+
+def test_a_variant_of_a_field_fits_where_it_lands():
+    """A wire name that only the general rule knows takes the known field's shape, or stays under its own."""
+    follow = data_of({"To_Account": "a"}, "Follow.CallbackAfterFollowAdd")
+    nothing = data_of({"To_Account": None, "Actor": 5, "message": "x"}, "Follow.CallbackAfterFollowAdd")
+
+    assert follow["to"] == ["a"]
+    assert nothing["to"] == []
+    assert (nothing["Actor"], nothing["message_"], nothing["subjects"]) == (5, "x", [])
 
 
 def test_members_that_cannot_be_read_still_tell_facts_apart():

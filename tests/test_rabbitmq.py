@@ -530,6 +530,25 @@ async def test_a_worker_that_comes_first_declares_what_it_reads(make):
     assert found.message_id == event(1).id
 
 
+@pytest.mark.parametrize("how", ["park", "retry"])
+async def test_an_event_whose_copy_is_not_confirmed_stays(make, how):
+    """The copy comes first: acknowledged before, the event would be gone with the connection."""
+    broker = make({"one": ("#",)})
+
+    async def refuse(message):
+        raise Unavailable("nacked", "no copy today")
+
+    broker._publish_copy = refuse
+    async with broker.publisher() as publisher:
+        await (await publisher.send([event(1)]))
+    async with broker.consumer("one", 10) as consumer:
+        [found] = await asyncio.wait_for(consumer.take(1, 0), 10)
+        with pytest.raises(Unavailable):
+            await getattr(consumer, how)(found, "odd")
+
+    assert len(await taken(broker, "one", 1)) == 1
+
+
 async def test_a_deleted_queue_ends_its_consumer(make, amqp_url):
     """The broker's cancel is noticed; the worker can say so and come back."""
     broker = make()

@@ -106,11 +106,12 @@ async def start(tmp_path):
     """Return a function that starts a receiver with the given listen settings."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def begin(max_connections=100, journal=None, **listen):
+        async def begin(max_connections=100, journal=None, apps=None, answers=None, **listen):
             config = Config.model_validate(
                 {
                     "listen": listen,
-                    "apps": APPS,
+                    "apps": apps or APPS,
+                    "answers": answers or {},
                     "journal": {"dir": tmp_path / "journal", "min_free_mb": 0, **(journal or {})},
                 }
             )
@@ -144,7 +145,7 @@ async def test_the_documented_sample_is_answered_ok_and_stored(start):
 
 
 async def test_a_signed_callback_is_stored_verified_and_without_its_sign(start):
-    """Sign is a credential: it goes no further than the check."""
+    """Pitfall 21: the query holds the credential; Sign goes no further than the check."""
     front = await start()
 
     status, _, body = await front.post(f"/signed?{signed()}")
@@ -168,7 +169,7 @@ async def test_a_signed_callback_is_stored_verified_and_without_its_sign(start):
     ],
 )
 async def test_probes_are_answered_and_not_stored(start, path, method, query, body):
-    """The console's check of the URL succeeds whatever it sends without a command."""
+    """Pitfall 19: the console's check of the URL succeeds whatever it sends without a command."""
     front = await start()
     reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
     writer.write(request(method, f"{path}?{query}", body, "Connection: close"))
@@ -217,7 +218,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 async def test_bad_requests_get_their_exact_answer_and_leave_no_text(start, name, caplog, capfd):
-    """Each refusal has its status and token; nothing is stored; nothing the stranger wrote is logged."""
+    """Pitfall 5: each refusal is JSON with its status and token; nothing is stored, nothing of it is logged."""
     caplog.set_level(logging.DEBUG)
     method, target, body, headers, status, token, reason = BAD[name]
     target = f"/signed?{signed(skew_s=-120)}" if target == "stale" else target
@@ -525,7 +526,7 @@ async def test_the_query_survives_raw_bytes_and_bad_escapes(start):
 
 
 async def test_while_draining_answers_close_their_connection(start):
-    """During drain_s everything is still taken, and each answer says that it was the last."""
+    """Pitfall 22, drain gracefully: everything is still taken, and each answer says that it was the last."""
     front = await start()
     front.server.is_draining = True
 
@@ -566,3 +567,57 @@ async def test_an_empty_line_after_a_request_starts_no_deadline(start):
 
     assert (first, second) == (200, 200)
     assert front.counts()[1] == {}
+
+
+async def test_one_app_over_its_rate_does_not_touch_the_others(start):
+    """503 for that app only, and nothing of it is stored."""
+    front = await start(
+        apps={"1400000000": {"path": "/callback", "max_per_s": 2}, "1400000002": {"path": "/"}}
+    )
+    flood = [await front.post(f"/callback?{QUERY}") for _ in range(4)]
+    other = await front.post(f"/?{QUERY.replace('1400000000', '1400000002')}")
+
+    assert [one[0] for one in flood] == [200, 200, 503, 503]
+    assert json.loads(flood[-1][2]) == refusal(503, "app_overloaded")
+    assert other[0] == 200
+    assert front.counts()[1] == {"app_rate": 2}
+
+
+async def test_one_app_over_its_backlog_waits_for_the_broker(start):
+    """Callbacks that are not confirmed yet count; the cursor makes room."""
+    front = await start(apps={"1400000000": {"path": "/callback", "max_backlog_mb": 1}})
+    big = b'{"x":"' + b"a" * 700_000 + b'"}'
+    answers = [(await front.post(f"/callback?{QUERY}", big))[0] for _ in range(3)]
+    front.journal.confirm(front.journal.head)
+
+    assert answers == [200, 200, 503]
+    assert (await front.post(f"/callback?{QUERY}"))[0] == 200
+
+
+async def test_a_configured_answer_is_what_the_sender_gets(start):
+    """For its command, after the callback was stored; others keep plain OK."""
+    front = await start(answers={"Group.CallbackBeforeCreateGroup": {"code": 10100, "info": "no"}})
+    before = QUERY.replace("Group.CallbackAfterMemberExit", "Group.CallbackBeforeCreateGroup")
+    told = await front.post(f"/callback?{before}")
+    plain = await front.post(f"/callback?{QUERY}")
+
+    assert json.loads(told[2]) == {"ActionStatus": "OK", "ErrorCode": 10100, "ErrorInfo": "no"}
+    assert plain[2] == OK
+    assert len(await front.stored()) == 2
+
+
+async def test_before_callbacks_may_be_answered_while_the_journal_is_full(start):
+    """The operator's choice: users are not blocked; it is counted, and after-callbacks are refused still."""
+    full = {"max_mb": 2, "segment_mb": 1, "retain_mb": 0}
+    front = await start(journal=full, before_when_full="answer")
+    big = b'{"x":"' + b"a" * 500_000 + b'"}'
+    while (await front.post(f"/callback?{QUERY}", big))[0] == 200:
+        pass
+    stored = len(await front.stored())
+    before = QUERY.replace("Group.CallbackAfterMemberExit", "Group.CallbackBeforeCreateGroup")
+    told = await front.post(f"/callback?{before}", big)
+
+    assert (told[0], told[2]) == (200, OK)
+    assert (await front.post(f"/callback?{QUERY}", big))[0] == 503
+    assert len(await front.stored()) == stored
+    assert front.counts()[1]["before_unstored"] == 1

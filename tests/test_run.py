@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -104,3 +105,20 @@ async def test_a_task_that_swallows_a_cancellation_is_cancelled_again(monkeypatc
 
     await asyncio.wait_for(gateway._end_tasks(), 10)
     assert gateway._tasks["deaf"].done()
+
+
+async def test_the_port_stays_open_for_drain_s(config):
+    """Whoever balances the load has that long to notice that it is unready."""
+    listen = config.listen.model_copy(update={"drain_s": 0.2})
+    gateway = Gateway(config.model_copy(update={"listen": listen}), serves=True, works=False)
+    gateway._server = SimpleNamespace(is_draining=False)
+    closed_s = []
+
+    async def cleanup():
+        closed_s.append(time.monotonic())
+
+    began_s = time.monotonic()
+    await gateway._drain(SimpleNamespace(cleanup=cleanup))
+
+    assert gateway._server.is_draining
+    assert closed_s[0] - began_s >= 0.19

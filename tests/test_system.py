@@ -126,7 +126,7 @@ def test_the_page_sample_into_postgres(make, broker, pg_dsn):
 
 
 def test_the_metrics_add_up(make, broker):
-    """answered = refused + probes + stored; stored = head = cursor; written by each sink."""
+    """answered = refused + probes + stored = head; the last callback's time tells of silence (pitfall 8)."""
     gateway = make(broker=broker)
     gateway.start("run")
     sender = gateway.sender()
@@ -235,7 +235,7 @@ def test_a_second_signal_stops_at_once(make):
 
 
 def test_without_rabbitmq_the_gateway_takes_callbacks(make, rabbitmq, amqp_url):
-    """Absent at start and back later: accepted all the while, ready, and everything arrives in order."""
+    """Pitfall 4, answer fast: with the broker absent callbacks are taken, ready, and all arrive in order later."""
     rabbitmq.stop()
     gateway = make(broker={"url": amqp_url, "reconnect_max_s": 0.5})
     gateway.start("run")
@@ -270,6 +270,7 @@ def test_rabbitmq_restarted_while_callbacks_come(make, rabbitmq, amqp_url):
     assert first_arrivals == list(range(400))
 
 
+@pytest.mark.timeout(400)  # thirty processes take long to start on a busy machine
 def test_a_worker_killed_thirty_times_drops_nothing(make, amqp_url, pg_dsn):
     """Quorum queues count returns; ours have a limit that is never reached. Rows equal events exactly."""
     gateway = make(

@@ -15,6 +15,8 @@ from gateway.cli import check as checking
 from gateway.cli import exits as rendering
 from gateway.cli import topology
 from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config, run_async
+from gateway.cli.schema import schema
+from gateway.cli.send import send
 from gateway.config import Config, PostgresSink, SqliteSink
 from gateway.errors import ConfigError
 from gateway.exits import ExitsQuery, MemberExit
@@ -68,6 +70,10 @@ def check(
         checking.show(loaded)
         if connect and not run_async(checking.connect(loaded)):
             raise typer.Exit(EXIT_FAULT)
+
+
+app.command()(schema)
+app.command()(send)
 
 
 @app.command()

@@ -15,19 +15,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from gateway.config.records import (
-    Admin,
-    App,
-    Broker,
-    Config,
-    Journal,
-    JsonlSink,
-    Listen,
-    Log,
-    PostgresSink,
-    Section,
-    SqliteSink,
-)
+from gateway.config.answers import Answer
+from gateway.config.base import Section
+from gateway.config.records import Admin, App, Broker, Config, Journal, Listen, Log
+from gateway.config.sinks import JsonlSink, PostgresSink, SqliteSink
 from gateway.errors import ConfigError
 
 ENV_PREFIX = "GATEWAY__"
@@ -47,7 +38,8 @@ _SHAPES: Mapping[str, str] = {
 }  # fmt: skip
 _KINDS: Mapping[str, type[Section]] = {"jsonl": JsonlSink, "sqlite": SqliteSink, "postgres": PostgresSink}
 _SECTIONS: Mapping[str, type[Section]] = {
-    "listen": Listen, "admin": Admin, "apps": App, "journal": Journal, "broker": Broker, "log": Log,
+    "listen": Listen, "answers": Answer, "admin": Admin, "apps": App, "journal": Journal, "broker": Broker,
+    "log": Log,
 }  # fmt: skip
 
 
@@ -171,7 +163,7 @@ def _fill_blanks(raw: dict[str, Any]) -> None:
     for name in (*_SECTIONS, "sinks"):
         if name in raw and raw[name] is None:
             raw[name] = {}
-    for name in ("apps", "sinks"):
+    for name in ("apps", "sinks", "answers"):
         if isinstance(raw.get(name), dict):
             raw[name] = {key: {} if value is None else value for key, value in raw[name].items()}
 
@@ -213,5 +205,9 @@ def _explain(fault: Any, raw: Any) -> str:
 def _keys_at(location: tuple[Any, ...]) -> list[str]:
     model: type[Section] = Config
     for part in location:
-        model = _KINDS.get(part) or (_SECTIONS.get(part, model) if model is Config else model)
+        model = (
+            _KINDS.get(part)
+            or (Answer if part == "answers" else None)
+            or (_SECTIONS.get(part, model) if model is Config else model)
+        )
     return sorted(model.model_fields)

@@ -9,25 +9,15 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     field_validator,
     model_validator,
 )
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-Patterns = Annotated[tuple[str, ...], Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """Base of all records: unknown keys are errors, nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+from gateway.config.answers import Answer
+from gateway.config.base import Cidr, FieldName, Name, Port, Positive, Seconds, Section
+from gateway.config.sinks import Sink
 
 
 class Listen(Section):
@@ -35,6 +25,11 @@ class Listen(Section):
 
     host: str = "127.0.0.1"
     port: Port = 8080
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    allow_networks: tuple[Cidr, ...] = ()
+    trusted_proxies: tuple[Cidr, ...] = ()
     ack_after: Literal["journaled", "confirmed", "written"] = "journaled"
     answer_deadline_ms: Annotated[int, Field(ge=100, le=60_000)] = 1500
     signature_window_s: Positive = 60
@@ -44,12 +39,22 @@ class Listen(Section):
     max_inflight: Positive = 2048
     max_inflight_mb: Positive = 256
     max_connections: Positive = 4096
+    max_connections_per_peer: Annotated[int, Field(ge=0)] = 0
     header_timeout_s: Seconds = 5
     body_timeout_s: Seconds = 10
     keepalive_timeout_s: Seconds = 75
     retry_after_s: Positive = 1
+    before_when_full: Literal["refuse", "answer"] = "refuse"
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 10
     processes: Annotated[int, Field(ge=1, le=1)] = 1
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> Listen:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert, tls_key: name both of them, or none for plain HTTP")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca: client certificates need tls_cert and tls_key too")
+        return self
 
 
 class Admin(Section):
@@ -66,7 +71,20 @@ class App(Section):
 
     path: Annotated[str, Field(pattern=r"^/[^?#\s]*$")] = "/callback"
     tokens: tuple[SecretStr, ...] = ()
+    tokens_file: Path | None = None
     unsigned: Literal["loopback", "allow"] = "loopback"
+    max_per_s: Annotated[int, Field(ge=0)] = 0
+    max_backlog_mb: Annotated[int, Field(ge=0)] = 0
+    answers: dict[str, Answer] = Field(default_factory=dict)
+    redact: dict[FieldName, Literal["drop", "hash"]] = Field(default_factory=dict)
+    redact_key: SecretStr = SecretStr("")
+
+    @model_validator(mode="after")
+    def _key_for_hashes(self) -> App:
+        # Why a length: user ids are few and guessable, so a short key would be found by trying.
+        if "hash" in self.redact.values() and len(self.redact_key.get_secret_value()) < 16:
+            raise ValueError("redact_key: fields that are to be hashed need a key of at least 16 characters")
+        return self
 
     @field_validator("tokens")
     @classmethod
@@ -146,50 +164,6 @@ class Broker(Section):
         return Path(url.removeprefix("embedded:")) if url.startswith("embedded:") else None
 
 
-class SinkBase(Section):
-    """What all sinks have."""
-
-    events: Patterns = ("#",)
-    batch_max_events: Annotated[int, Field(ge=1, le=10_000)] = 500
-    batch_max_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 20
-    write_timeout_s: Seconds = 30
-    hold_max_s: Seconds = 60
-
-    @field_validator("events")
-    @classmethod
-    def _routable(cls, events: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in events:
-            if not pattern or len(pattern.encode()) > 255 or any(part == "" for part in pattern.split(".")):
-                raise ValueError("a topic pattern has 1 to 255 bytes and no empty word: im.group.#")
-        return events
-
-
-class JsonlSink(SinkBase):
-    """One event a line in a file."""
-
-    kind: Literal["jsonl"]
-    path: Path
-    rotate_mb: Annotated[int, Field(ge=0)] = 256
-
-
-class SqliteSink(SinkBase):
-    """A SQLite file with a table of events and one of member exits."""
-
-    kind: Literal["sqlite"]
-    path: Path
-
-
-class PostgresSink(SinkBase):
-    """A PostgreSQL database with a table of events and one of member exits."""
-
-    kind: Literal["postgres"]
-    dsn: SecretStr
-    table_prefix: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,30}$")] = "im_"
-
-
-Sink = Annotated[JsonlSink | SqliteSink | PostgresSink, Field(discriminator="kind")]
-
-
 class Log(Section):
     """What is written to standard error."""
 
@@ -202,6 +176,7 @@ class Config(Section):
 
     listen: Listen = Listen()
     admin: Admin = Admin()
+    answers: dict[str, Answer] = Field(default_factory=dict)
     apps: dict[Annotated[str, Field(pattern=r"^[0-9]{1,20}$")], App] = Field(default_factory=dict)
     journal: Journal = Journal()
     broker: Broker = Broker()
@@ -212,7 +187,7 @@ class Config(Section):
     def _fail_closed(self) -> Config:
         if not is_loopback(self.listen.host):
             for app_id, app in self.apps.items():
-                if not app.tokens and app.unsigned != "allow":
+                if not app.tokens and app.tokens_file is None and app.unsigned != "allow":
                     raise ValueError(
                         f"apps.{app_id}.tokens: listen.host {self.listen.host} can be reached from other"
                         " machines and this app has no token, so anyone could send its callbacks. Add the"

@@ -1,0 +1,54 @@
+"""One record a kind of sink."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+
+from gateway.config.base import Patterns, Seconds, Section
+
+
+class SinkBase(Section):
+    """What all sinks have."""
+
+    events: Patterns = ("#",)
+    batch_max_events: Annotated[int, Field(ge=1, le=10_000)] = 500
+    batch_max_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 20
+    write_timeout_s: Seconds = 30
+    hold_max_s: Seconds = 60
+
+    @field_validator("events")
+    @classmethod
+    def _routable(cls, events: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in events:
+            if not pattern or len(pattern.encode()) > 255 or any(part == "" for part in pattern.split(".")):
+                raise ValueError("a topic pattern has 1 to 255 bytes and no empty word: im.group.#")
+        return events
+
+
+class JsonlSink(SinkBase):
+    """One event a line in a file."""
+
+    kind: Literal["jsonl"]
+    path: Path
+    rotate_mb: Annotated[int, Field(ge=0)] = 256
+
+
+class SqliteSink(SinkBase):
+    """A SQLite file with a table of events and one of member exits."""
+
+    kind: Literal["sqlite"]
+    path: Path
+
+
+class PostgresSink(SinkBase):
+    """A PostgreSQL database with a table of events and one of member exits."""
+
+    kind: Literal["postgres"]
+    dsn: SecretStr
+    table_prefix: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,30}$")] = "im_"
+
+
+Sink = Annotated[JsonlSink | SqliteSink | PostgresSink, Field(discriminator="kind")]

@@ -1,0 +1,75 @@
+"""What bounds one app: callbacks a second, and bytes of its callbacks that wait for the broker. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from gateway.errors import Refused
+
+_MERGED_BYTES = 256 * 1024
+
+
+class Bucket:
+    """Lets *rate* callbacks a second through, and a burst of one second's worth."""
+
+    def __init__(self, rate: float, now_s: float) -> None:
+        self._rate = rate
+        self._most = max(1.0, rate)
+        self._left = self._most
+        self._at_s = now_s
+
+    def take(self, now_s: float) -> bool:
+        """Take one; False when there is none left. *now_s* is monotonic."""
+        self._left = min(self._most, self._left + (now_s - self._at_s) * self._rate)
+        self._at_s = now_s
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Backlog:
+    """Bytes of one app's callbacks that stand in the journal and are not confirmed, since the start.
+
+    Neighbours are merged to steps of 256 KiB, so that a long outage costs no entry per callback; a step
+    counts until all of it is confirmed.
+    """
+
+    def __init__(self) -> None:
+        self.waiting_bytes = 0
+        self._steps: deque[tuple[int, int]] = deque()
+
+    def add(self, position: int, size: int) -> None:
+        """Note that *size* bytes were stored at *position*, which is above all before."""
+        self.waiting_bytes += size
+        if self._steps and self._steps[-1][1] + size <= _MERGED_BYTES:
+            size += self._steps.pop()[1]
+        self._steps.append((position, size))
+
+    def confirm(self, cursor: int) -> None:
+        """Note that everything up to *cursor* is confirmed."""
+        while self._steps and self._steps[0][0] <= cursor:
+            self.waiting_bytes -= self._steps.popleft()[1]
+
+
+class AppLimits:
+    """Both bounds of one app; 0 is no bound."""
+
+    def __init__(self, max_per_s: int, max_backlog_mb: int, now_s: float) -> None:
+        self._bucket = Bucket(max_per_s, now_s) if max_per_s else None
+        self._backlog = Backlog() if max_backlog_mb else None
+        self._most_bytes = max_backlog_mb * 1_048_576
+
+    def check(self, now_s: float, cursor: int) -> None:
+        """Raise Refused("app_rate" | "app_backlog") when the app is over one of its bounds."""
+        if self._backlog is not None:
+            self._backlog.confirm(cursor)
+            if self._backlog.waiting_bytes >= self._most_bytes:
+                raise Refused("app_backlog")
+        if self._bucket is not None and not self._bucket.take(now_s):
+            raise Refused("app_rate")
+
+    def stored(self, position: int, size: int) -> None:
+        """Note a callback of *size* bytes at *position*."""
+        if self._backlog is not None:
+            self._backlog.add(position, size)

@@ -1,0 +1,48 @@
+"""What the callback port reads from files while it runs: tokens and TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from gateway.config import Config
+from gateway.receiver import Receiver
+from gateway.rules import rules_of
+from gateway.tls import Tls
+from gateway.tokens import TokenFiles
+
+_LOOK_S = 2.0
+
+
+class PortFiles:
+    """Reads the files, gives *receiver* its rules, and both again on every change. Raises ConfigError."""
+
+    def __init__(self, config: Config, receiver: Receiver) -> None:
+        self._config = config
+        self._receiver = receiver
+        self._tokens = TokenFiles(config.apps)
+        self._tls = Tls(config.listen) if config.listen.tls_cert is not None else None
+        receiver.rules = rules_of(config, self._tokens.tokens)
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """The context to listen with; None for plain HTTP."""
+        return self._tls.context if self._tls is not None else None
+
+    @property
+    def signed(self) -> set[str]:
+        """The apps whose callbacks need a Sign."""
+        return {app_id for app_id, rule in self._receiver.rules.apps.items() if rule.is_signed}
+
+    async def watch(self) -> None:
+        """Look for changes until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self.look()
+
+    def look(self) -> None:
+        """Take what has changed."""
+        if self._tokens.look():
+            self._receiver.rules = rules_of(self._config, self._tokens.tokens, self._receiver.rules)
+        if self._tls is not None:
+            self._tls.look()

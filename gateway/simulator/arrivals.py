@@ -1,0 +1,176 @@
+"""Reads what a sink has, read-only and without the sink's own code, so that the proof does not rest on it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from gateway.config import JsonlSink, PostgresSink, SqliteSink
+from gateway.errors import Unavailable
+from gateway.event import parse_json
+
+_ROTATED = re.compile(r"\.\d{8}T\d{6}Z(?:-\d+)?")
+_EVENT_DEPTH = 128
+_BUSY_TIMEOUT_S = 5.0
+_DATABASE_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One row or line of a sink, or one event of its queue."""
+
+    id: str
+    source: str
+    recorded: str
+    """``recordedtime``, ISO 8601 in UTC."""
+    raw: Callable[[], Any]
+    """Return ``data.raw`` parsed, None where the event has none."""
+
+
+class Arrivals(Protocol):
+    """What came to one sink since the last look; keeps where it stopped reading. One class a kind of sink."""
+
+    async def new(self) -> list[Arrival]:
+        """Return the rows not returned before. Raises Unavailable when the sink can't be read."""
+        ...
+
+
+def arrivals_of(sink: JsonlSink | SqliteSink | PostgresSink) -> Arrivals:
+    """Return the reader for *sink*."""
+    if isinstance(sink, JsonlSink):
+        return _Lines(sink.path)
+    return _SqliteRows(sink.path) if isinstance(sink, SqliteSink) else _PostgresRows(sink)
+
+
+def arrival_of(body: bytes) -> Arrival | None:
+    """Return the event in *body*, None when it is none of ours."""
+    try:
+        event = parse_json(body, _EVENT_DEPTH)
+        return Arrival(
+            event["id"], event["source"], event.get("recordedtime", ""), lambda: _raw(event.get("data"))
+        )
+    except (ValueError, KeyError):
+        return None
+
+
+class _Lines:
+    """The file of a jsonl sink and those put aside as ``<path>.<UTC time>``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        self._read_bytes: dict[tuple[int, int], int] = {}  # by device and inode: a rename changes neither
+
+    async def new(self) -> list[Arrival]:
+        return await asyncio.to_thread(self._new)
+
+    def _new(self) -> list[Arrival]:
+        try:
+            found = [arrival_of(line) for path in self._files() for line in self._lines(path)]
+        except OSError as error:
+            raise Unavailable("no_file", f"{self._path}: {error.strerror}") from error
+        return [one for one in found if one is not None]
+
+    def _files(self) -> Iterator[Path]:
+        # Why this one first: rotated a moment later it is found again under its new name, the other way it
+        # could be missed.
+        if self._path.exists():
+            yield self._path
+        if self._path.parent.exists():
+            for path in sorted(self._path.parent.iterdir()):
+                if path.name.startswith(self._path.name) and _ROTATED.fullmatch(
+                    path.name[len(self._path.name) :]
+                ):
+                    yield path
+
+    def _lines(self, path: Path) -> Iterator[bytes]:
+        with path.open("rb") as file:
+            key = _identity(file.fileno())
+            file.seek(self._read_bytes.get(key, 0))
+            for line in file:
+                if line.endswith(b"\n"):  # else it is being written
+                    self._read_bytes[key] = self._read_bytes.get(key, 0) + len(line)
+                    yield line
+
+
+class _SqliteRows:
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        self._seq = 0
+
+    async def new(self) -> list[Arrival]:
+        return await asyncio.to_thread(self._new)
+
+    def _new(self) -> list[Arrival]:
+        if not self._path.exists():
+            return []
+        try:
+            with closing(
+                sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_S)
+            ) as connection:
+                if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone() is None:
+                    return []
+                rows = connection.execute(
+                    "SELECT seq, id, source, recordedtime, event FROM events WHERE seq > ? ORDER BY seq",
+                    (self._seq,),
+                ).fetchall()
+        except sqlite3.Error as error:
+            raise Unavailable("unreadable", f"{self._path}: {error}") from error
+        if rows:
+            self._seq = rows[-1][0]
+        return [Arrival(row[1], row[2], row[3] or "", _lazily(row[4])) for row in rows]
+
+
+class _PostgresRows:
+    def __init__(self, sink: PostgresSink) -> None:
+        self._sink = sink
+        self._seen: set[tuple[str, str]] = set()
+
+    async def new(self) -> list[Arrival]:
+        # Why imported here: only this kind of sink needs the driver.
+        import asyncpg
+
+        table = f"{self._sink.table_prefix}events"
+        try:
+            connection = await asyncpg.connect(
+                self._sink.dsn.get_secret_value(),
+                timeout=_DATABASE_TIMEOUT_S,
+                command_timeout=_DATABASE_TIMEOUT_S,
+            )
+            try:
+                if await connection.fetchval("SELECT to_regclass($1)", table) is None:
+                    return []
+                sql = f"""SELECT source, id, coalesce(event->>'recordedtime', '') AS recorded,
+                    (event->'data'->'raw')::text AS raw FROM {table}"""  # noqa: S608 - the prefix is checked
+                rows = await connection.fetch(sql)
+            finally:
+                await connection.close(timeout=_DATABASE_TIMEOUT_S)
+        except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            # Why no text: it may quote a part of the DSN.
+            raise Unavailable("unreadable", f"PostgreSQL can't be read ({type(error).__name__})") from error
+        fresh = [row for row in rows if (row["source"], row["id"]) not in self._seen]
+        self._seen.update((row["source"], row["id"]) for row in fresh)
+        return [Arrival(row["id"], row["source"], row["recorded"], _lazily_raw(row["raw"])) for row in fresh]
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _raw(data: Any) -> Any:
+    return data.get("raw") if isinstance(data, dict) else None
+
+
+def _lazily(event: str) -> Callable[[], Any]:
+    return lambda: _raw(parse_json(event.encode(), _EVENT_DEPTH).get("data"))
+
+
+def _lazily_raw(raw: str | None) -> Callable[[], Any]:
+    return lambda: None if raw is None else parse_json(raw.encode(), _EVENT_DEPTH)

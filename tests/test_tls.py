@@ -1,0 +1,275 @@
+"""HTTPS in the gateway itself: versions, client certificates, renewal without a restart, faults in words."""
+
+import asyncio
+import logging
+import re
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+
+import aiohttp
+import pytest
+import trustme
+
+from gateway import build
+from gateway.banner import banner
+from gateway.config import Config, Listen, load
+from gateway.errors import ConfigError
+from gateway.tls import Tls
+from tests.callback_port import callback_port, signed
+from tests.gateway_process import Gateway, eventually
+
+
+class Files:
+    """Certificate, key and client CA in a folder."""
+
+    def __init__(self, folder):
+        self.cert, self.key, self.ca = folder / "cert.pem", folder / "key.pem", folder / "ca.pem"
+
+    def write(self, authority, client_ca=None):
+        issued = authority.issue_cert("localhost")
+        self.cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        self.key.write_bytes(issued.private_key_pem.bytes())
+        if client_ca is not None:
+            self.ca.write_bytes(client_ca.cert_pem.bytes())
+
+    def listen(self, **more):
+        return {"tls_cert": self.cert, "tls_key": self.key, **more}
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture
+def files(tmp_path, authority):
+    found = Files(tmp_path)
+    found.write(authority)
+    return found
+
+
+def trusting(authority, client=None):
+    """Return a client's context; *client* is the CA that issued its own certificate."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    if client is not None:
+        client.issue_cert("client@example.org").configure_cert(context)
+    return context
+
+
+def fault_of(files, **more):
+    with pytest.raises(ConfigError) as caught:
+        build.check(Config.model_validate({"listen": files.listen(**more), "apps": {"1": {}}}))
+    return str(caught.value)
+
+
+async def test_callbacks_come_over_https(tmp_path, files, authority):
+    """With the certificate checked by name; plain HTTP is not answered on that port."""
+    async with callback_port(tmp_path, files.listen()) as port:
+        assert await port.post(ssl=trusting(authority)) == (200, "")
+        with pytest.raises(aiohttp.ClientError):
+            await port.post()
+
+
+@pytest.mark.parametrize(("version", "is_taken"), [("TLSv1_1", False), ("TLSv1_2", True), ("TLSv1_3", True)])
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+async def test_tls_is_1_2_at_least(tmp_path, files, authority, version, is_taken):
+    """Older versions end in the handshake."""
+    context = trusting(authority)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version)
+    async with callback_port(tmp_path, files.listen()) as port:
+        if is_taken:
+            assert (await port.post(ssl=context))[0] == 200
+        else:
+            with pytest.raises(aiohttp.ClientError):
+                await port.post(ssl=context)
+
+
+async def test_a_client_ca_asks_every_caller_for_a_certificate(tmp_path, files, authority):
+    """None, or one of another CA, ends in the handshake; another client CA is taken without a restart."""
+    ours, theirs = trustme.CA(), trustme.CA()
+    files.write(authority, ours)
+    async with callback_port(tmp_path, files.listen(tls_client_ca=files.ca)) as port:
+        assert (await port.post(ssl=trusting(authority, ours)))[0] == 200
+        for context in (trusting(authority), trusting(authority, theirs)):
+            with pytest.raises(aiohttp.ClientError):
+                await port.post(ssl=context)
+
+        files.ca.write_bytes(theirs.cert_pem.bytes())
+        port.files.look()
+        assert (await port.post(ssl=trusting(authority, theirs)))[0] == 200
+        with pytest.raises(aiohttp.ClientError):
+            await port.post(ssl=trusting(authority, ours))
+
+
+async def test_a_renewed_certificate_is_taken_while_connections_stand(tmp_path, files, authority):
+    """New connections see the new one; the connection that was open goes on."""
+    renewed = trustme.CA()
+    async with callback_port(tmp_path, files.listen()) as port:
+        reader, writer = await asyncio.open_connection("localhost", port.port, ssl=trusting(authority))
+        files.write(renewed)
+        port.files.look()
+
+        assert (await port.post(ssl=trusting(renewed)))[0] == 200
+        with pytest.raises(aiohttp.ClientError):
+            await port.post(ssl=trusting(authority))
+        writer.write(b"GET /callback HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"200"
+        writer.close()
+
+
+async def test_a_broken_renewal_changes_nothing_and_is_logged_once(tmp_path, files, authority, caplog):
+    """Half a pair, then rubbish, then nothing; a whole pair is taken again."""
+    async with callback_port(tmp_path, files.listen()) as port:
+        old_key = files.key.read_bytes()
+        files.write(trustme.CA())
+        files.key.write_bytes(old_key)
+        for _ in range(3):
+            port.files.look()
+        assert (await port.post(ssl=trusting(authority)))[0] == 200
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert "is not the key of the certificate" in caplog.text
+        assert "the certificate read last stays in use" in caplog.text
+
+        files.cert.unlink()
+        port.files.look()
+        port.files.look()
+        assert len(caplog.records) == 2
+        assert (await port.post(ssl=trusting(authority)))[0] == 200
+
+        renewed = trustme.CA()
+        files.write(renewed)
+        with caplog.at_level(logging.INFO):
+            port.files.look()
+        assert "was read again" in caplog.text
+        assert (await port.post(ssl=trusting(renewed)))[0] == 200
+
+
+async def test_a_connection_without_a_handshake_is_given_up(tmp_path, files):
+    """A stranger who says nothing does not hold a place for long."""
+    async with callback_port(tmp_path, files.listen()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port.port)
+        async with asyncio.timeout(4):
+            assert await reader.read() == b""
+        writer.close()
+
+
+def test_a_running_gateway_takes_new_files_by_itself(tmp_path, authority):
+    """The whole process: HTTPS, a token from a file, and both anew within seconds."""
+    folder = tmp_path / "gateway"
+    folder.mkdir()
+    files, tokens = Files(folder), folder / "tokens"
+    files.write(authority)
+    tokens.write_text("old-token-of-the-console")
+    gateway = Gateway(
+        folder,
+        listen={"tls_cert": "cert.pem", "tls_key": "key.pem"},
+        apps={"1400000000": {"tokens_file": "tokens"}},
+    )
+
+    def status(token, trusted):
+        query = signed(token, app_id="1400000000")
+        request = urllib.request.Request(f"https://localhost:{gateway.port}/callback?{query}", b"{}")
+        try:
+            return urllib.request.urlopen(request, context=trusting(trusted), timeout=5).status
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        except urllib.error.URLError as error:
+            return type(error.reason)
+
+    try:
+        gateway.start()
+        assert status("old-token-of-the-console", authority) == 200
+        renewed = trustme.CA()
+        files.write(renewed)
+        tokens.write_text("new-token-of-the-console")
+        eventually(lambda: status("new-token-of-the-console", renewed) == 200, "both are new", 8.0)
+        assert status("old-token-of-the-console", renewed) == 401
+        assert status("new-token-of-the-console", authority) is ssl.SSLCertVerificationError
+    finally:
+        gateway.close()
+
+
+def test_faults_at_start_name_key_and_file(tmp_path, files):
+    """Missing, rubbish, swapped, of another certificate, with a passphrase."""
+    missing = tmp_path / "missing.pem"
+    assert fault_of(files, tls_cert=missing) == f"listen.tls_cert: {missing}: No such file or directory"
+    assert fault_of(files, tls_key=missing) == f"listen.tls_key: {missing}: No such file or directory"
+    assert fault_of(files, tls_client_ca=missing).startswith(f"listen.tls_client_ca: {missing}: No such")
+    assert fault_of(files, tls_cert=files.key).endswith("holds no PEM certificate")
+    assert fault_of(files, tls_key=files.cert).endswith("holds no PEM private key")
+    assert "holds no readable PEM certificate" in fault_of(files, tls_client_ca=files.key)
+
+    other = tmp_path / "other.pem"
+    other.write_bytes(trustme.CA().issue_cert("localhost").private_key_pem.bytes())
+    assert re.match(
+        r"listen\.tls_key: .* is not the key of the certificate in", fault_of(files, tls_key=other)
+    )
+    other.write_text("-----BEGIN PRIVATE KEY-----\nrubbish\n-----END PRIVATE KEY-----\n")
+    assert fault_of(files, tls_key=other).startswith(
+        "listen.tls_cert, listen.tls_key: can't be used together"
+    )
+
+
+def test_a_key_with_a_passphrase_is_refused_without_asking(tmp_path, files):
+    """Nobody sits at the terminal of a service."""
+    locked = tmp_path / "locked.pem"
+    subprocess.run(
+        [
+            "openssl",
+            "pkcs8",
+            "-topk8",
+            "-v2",
+            "aes128",
+            "-passout",
+            "pass:secret",
+            "-in",
+            files.key,
+            "-out",
+            locked,
+        ],
+        check=True,
+    )
+
+    assert "is encrypted" in fault_of(files, tls_key=locked)
+
+
+@pytest.mark.parametrize("keys", ["tls_cert: a", "tls_key: a", "tls_client_ca: a"])
+def test_half_of_the_keys_is_a_config_error(tmp_path, keys):
+    """A port that was meant to be HTTPS never opens as HTTP."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"listen: {{{keys}}}")
+
+    with pytest.raises(ConfigError, match="tls_cert"):
+        load(path, {})
+
+
+def test_a_worker_needs_no_certificate(tmp_path, files):
+    """One configuration serves processes on several hosts."""
+    files.cert.unlink()
+    config = Config.model_validate({"listen": files.listen(), "apps": {"1": {}}})
+
+    assert build.check(config, serves=False)
+
+
+def test_the_banner_says_https(files):
+    """In the address and in the line to try."""
+    said = banner(
+        Config.model_validate({"listen": files.listen(), "apps": {"1": {}}}), 443, serves=True, sinks=[]
+    )
+
+    assert "https://127.0.0.1:443/callback  app 1" in said
+    assert "curl -sS 'https://127.0.0.1:443/callback?" in said
+    assert "http://127.0.0.1:443" not in said
+
+
+def test_unchanged_files_are_not_read(files, monkeypatch):
+    """A look at them costs three calls."""
+    tls = Tls(Listen.model_validate(files.listen()))
+    monkeypatch.setattr("gateway.tls.make_context", None)
+
+    tls.look()

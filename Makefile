@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+SECONDS ?= 120
+SEED ?=
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --root-user-action ignore
 UV_COMPILE := pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11
@@ -9,7 +11,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo -n)
 APT = $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format-check ruff-check types format services dev lock clean
+.PHONY: help run test fuzz check lint format-check ruff-check types format services dev lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +21,9 @@ run: .venv/.run-stamp ## Start the gateway; ARGS are passed on to `gateway run`
 
 test: dev services ## Run the tests; ARGS are passed on to pytest: make test ARGS='-x tests/test_journal.py'
 	@$(BIN)/python -m pytest $(ARGS)
+
+fuzz: dev ## Bad input for SECONDS=120; SEED=7 repeats what seed 7 did
+	@SEED=$(SEED) FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s -k by_structure tests/fuzz $(ARGS)
 
 check: lint test ## What must hold before a commit: lint and tests
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from gateway.catalogue import EVENT_TIMES, Field, Kind
 from gateway.messages import elements
-from gateway.names import accounts, free_name, is_number, nested, snake, to_time_ms, typed
+from gateway.names import accounts, free_name, has_unread, is_number, nested, snake, to_time_ms, typed
 
 MISFIT = object()
 """The value does not fit its field."""
@@ -91,6 +91,8 @@ def fill(
             rest.append((wire if wire != slot.name else f"{wire}_", wire, value))
         elif fitted is not LEAVE_OUT:
             target[slot.name] = fitted
+            if convert is accounts and isinstance(value, list) and has_unread(value, fitted):
+                rest.append((wire if wire != slot.name else f"{wire}_", wire, value))
     return rest
 
 

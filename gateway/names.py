@@ -96,6 +96,13 @@ def accounts(value: Any) -> list[str]:
     return found
 
 
+def has_unread(items: list[Any], found: list[str]) -> bool:
+    """Say whether *items*, of which *found* are the accounts, hold more, in a shape unknown here."""
+    if len(found) == len(items):
+        return False
+    return any(item not in (None, "", {}, []) and not accounts([item]) for item in items)
+
+
 def to_time_ms(value: Any) -> int | None:
     """Return *value* (number or its text, seconds or milliseconds) as Unix ms, None when it is no time."""
     if isinstance(value, str):

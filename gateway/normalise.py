@@ -29,6 +29,7 @@ __all__ = ["ID_RECIPE", "MAX_ITEMS", "malformed", "normalise"]
 MAX_ITEMS = 100
 """Events in one Push envelope. Source: cloud.tencent.com/document/product/269/102567."""
 
+_ENVELOPE_BYTES = 4096
 _KEY_BYTES = 255
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 _MODERATION = "ContentCallback.ResultNotify"
@@ -53,10 +54,12 @@ def normalise(callback: Callback, position: str, redaction: Redaction = _OPEN) -
     if len(items) > MAX_ITEMS:
         return [malformed(callback, position, "too_many_items", redaction=redaction)]
     around = {name: value for name, value in body.items() if name not in ("Events", "CallbackCommand")}
+    # Why once when large: a megabyte around a hundred items would be a hundred megabytes of events.
+    is_small = len(orjson.dumps(around)) <= _ENVELOPE_BYTES
     return [
         _event(
             callback, params, command, item if isinstance(item, dict) else {"item": item}, item,
-            f"{position}.{at}", redaction, around,
+            f"{position}.{at}", redaction, around if is_small or at == 0 else None,
         )
         for at, item in enumerate(items)
     ]  # fmt: skip

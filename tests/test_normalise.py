@@ -833,3 +833,25 @@ def test_members_that_cannot_be_read_still_tell_facts_apart():
 
     assert first["data"]["members"] == second["data"]["members"] == []
     assert first["id"] != second["id"]
+
+
+def test_what_stands_around_many_items_is_not_multiplied():
+    """A megabyte beside a hundred items stays about a megabyte; a small rest stands in each event."""
+    items = [{"n": at} for at in range(100)]
+    large = normalise(callback({"Events": items, "Big": "x" * 1_000_000}, "Push.AllMemberPush"), "j.1")
+    small = normalise(callback({"Events": items, "Note": "x"}, "Push.AllMemberPush"), "j.1")
+
+    assert sum(len(event.body) for event in large) < 2_000_000
+    assert large[0].data["envelope"]["big"] == "x" * 1_000_000
+    assert all(event.data["envelope"] == {"note": "x"} for event in small)
+
+
+def test_members_that_cannot_be_read_are_kept_under_the_wires_name():
+    """What redaction leaves of an event without raw still holds every entry."""
+    strange = [{"Member_Account": "a"}, {"Member": "b"}]
+    data = exit_of(ExitMemberList=strange, ExitType="Kicked")["data"]
+    plain = exit_of(ExitMemberList=[{"Member_Account": "a"}, {}, ""], ExitType="Kicked")["data"]
+
+    assert data["members"] == plain["members"] == ["a"]
+    assert data["ExitMemberList"] == [{"member": "a"}, {"member": "b"}]
+    assert "ExitMemberList" not in plain

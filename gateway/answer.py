@@ -71,6 +71,8 @@ def accepted(command: str, body: Mapping[str, Any], *, is_legacy: bool, reply: R
         return LEGACY_OK
     items = body.get(_RESULT_ITEM_LISTS.get(command, ""))
     accounts = None
+    if isinstance(items, dict):
+        items = [items]
     if isinstance(items, list):
         accounts = [item["To_Account"] for item in items if isinstance(item, dict) and "To_Account" in item]
     if reply is None and accounts is None:

@@ -139,6 +139,8 @@ def _converter(field: Field) -> Convert:
 
 def _object_of(plan: Plan) -> Convert:
     def convert(value: Any) -> Any:
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
         if not isinstance(value, dict):
             return MISFIT
         data: dict[str, Any] = {}

@@ -140,8 +140,13 @@ def _field(name: str, value: Any) -> Any:
     return _canonical(value)
 
 
-@lru_cache(maxsize=4096)
 def _name(wire: str) -> str:
+    # Why not cached when long: the cache is bounded by names, and a stranger's name may be a megabyte.
+    return _short_name(wire) if len(wire) <= 64 else wire.lower()
+
+
+@lru_cache(maxsize=4096)
+def _short_name(wire: str) -> str:
     name = wire.lower()
     return _SYNONYMS.get(name, name)
 

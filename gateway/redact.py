@@ -5,9 +5,14 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from gateway.catalogue import ROWS, Field
+from gateway.fields import name_of
 from gateway.names import snake
+
+_Place = tuple[str, ...]
 
 DROPPED = "redacted"
 """Stands for a dropped id in ``subject`` and ``partitionkey``."""
@@ -55,8 +60,8 @@ class Redaction:
         seen: dict[str, str] = {}
         repeated: dict[str, Any] = {name: data[name] for name in ("actor", "subjects") if name in data}
         rest = {name: value for name, value in data.items() if name not in repeated}
-        redacted = self._object(rest, "", seen)
-        again = self._object(repeated, "", seen)
+        redacted = self._object(rest, (), seen)
+        again = self._object(repeated, (), seen)
         if isinstance(again.get("actor"), str):
             again["actor"] = seen.get(again["actor"], again["actor"])
         if isinstance(again.get("subjects"), list):
@@ -73,30 +78,36 @@ class Redaction:
             return ""
         return self.digest(value) if value and name in self.hash else value
 
-    def _object(self, value: Mapping[str, Any], path: str, seen: dict[str, str]) -> dict[str, Any]:
+    def _object(self, value: Mapping[str, Any], path: _Place, seen: dict[str, str]) -> dict[str, Any]:
         kept = {}
         for key, inner in value.items():
             # Why snake: what did not fit its field stands under the wire's name, or with an underscore.
-            place = f"{path}.{snake(key).rstrip('_')}"
-            if self._has(self.drop, place):
+            name = snake(key).rstrip("_")
+            if self._has(self.drop, path, key, name):
                 _note(inner, seen)
-            elif self._has(self.hash, place):
+            elif self._has(self.hash, path, key, name):
                 hashed = self._hashed(inner, seen)
                 if hashed is not None:
                     kept[key] = hashed
+            elif isinstance(inner, (dict, list)):
+                kept[key] = self._any(inner, (*path, name), seen)
             else:
-                kept[key] = self._any(inner, place, seen)
+                kept[key] = inner
         return kept
 
-    def _any(self, value: Any, path: str, seen: dict[str, str]) -> Any:
+    def _any(self, value: Any, path: _Place, seen: dict[str, str]) -> Any:
         if isinstance(value, dict):
             return self._object(value, path, seen)
         if isinstance(value, list):
             return [self._any(item, path, seen) for item in value]
         return value
 
-    def _has(self, names: frozenset[str], path: str) -> bool:
-        return any(path.endswith(f".{name}") for name in names)
+    def _has(self, names: frozenset[str], path: _Place, key: str, name: str) -> bool:
+        if not names:
+            return False
+        # Why also: an unknown command, or a value that did not fit, has the wire's name and not ours.
+        also = _OTHER_NAMES.get(name, ()) if key != name or name not in _OURS else ()
+        return any(_is_named(names, (*path, *ours)) for ours in ((name,), *also))
 
     def _hashed(self, value: Any, seen: dict[str, str]) -> Any:
         if isinstance(value, dict):
@@ -121,3 +132,40 @@ def _note(value: Any, seen: dict[str, str]) -> None:
             _note(item, seen)
     elif value is not None and value != "":
         seen[value if isinstance(value, str) else str(value)] = DROPPED
+
+
+def _is_named(names: frozenset[str], place: _Place) -> bool:
+    """Say whether a name is *place* or the end of it."""
+    # Why by the last part: most keys end no name, and a stranger's key may be long.
+    return any(place[-len(parts) :] == parts for parts in _by_last(names).get(place[-1], ()))
+
+
+@lru_cache(maxsize=256)
+def _by_last(names: frozenset[str]) -> Mapping[str, list[_Place]]:
+    found: dict[str, list[_Place]] = {}
+    for name in names:
+        parts = tuple(name.split("."))
+        found.setdefault(parts[-1], []).append(parts)
+    return found
+
+
+def _other_names() -> tuple[dict[str, tuple[_Place, ...]], frozenset[str]]:
+    """Return our places of each wire name that the general rule names otherwise, and all names of ours.
+
+    ``msg_body`` is ``message.elements``, and so ``message`` too.
+    """
+    found: dict[str, set[_Place]] = {}
+    ours = {"type"}
+    fields: list[Field] = [field for row in ROWS for field in row.fields]
+    while fields:
+        field = fields.pop()
+        fields.extend(field.fields)
+        place = tuple(name_of(field).split("."))
+        ours.add(place[-1] if len(place) == 1 else "")
+        for wire in (field.wire, *field.also):
+            if (snake(wire),) != place:
+                found.setdefault(snake(wire), set()).update(place[: at + 1] for at in range(len(place)))
+    return {name: tuple(sorted(places)) for name, places in found.items()}, frozenset(ours)
+
+
+_OTHER_NAMES, _OURS = _other_names()

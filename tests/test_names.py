@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.ids import _name, _short_name
 from gateway.names import accounts, event_time, free_name, nested, snake, to_time_ms, typed
 
 
@@ -94,3 +95,11 @@ def test_anything_is_no_reason_to_fail(value):
     nested(value)
     assert all(isinstance(one, str) and one for one in accounts(value))
     assert to_time_ms(value) is None or to_time_ms(value) > 0
+
+
+def test_long_names_are_not_kept_after_the_event():
+    """The cache of names is bounded by their number, so long ones stay out of it."""
+    before = _short_name.cache_info().currsize
+
+    assert _name("K" * 65) == "k" * 65
+    assert _short_name.cache_info().currsize == before

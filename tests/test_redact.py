@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from gateway.callback import Callback
 from gateway.config import App, load
 from gateway.errors import ConfigError
 from gateway.exits import member_exits
@@ -169,3 +170,37 @@ def test_the_configuration_is_checked(tmp_path):
 
     app: App = load(path, {}).apps["1"]
     assert Redaction.of(app.redact, app.redact_key.get_secret_value()).hash == {"members"}
+
+
+@pytest.mark.parametrize("how", ["drop", "hash"])
+@pytest.mark.parametrize(
+    ("command", "name", "body"),
+    [
+        ("Group.CallbackAfterSendMsg", "message.elements", {"MsgBody": "jared"}),
+        ("Group.CallbackAfterSendMsg", "message", {"MsgBody": ["jared"]}),
+        ("Group.CallbackAfterSendMsg", "message.cloud_custom_data", {"CloudCustomData": {"a": "jared"}}),
+        ("call_end", "user", {"UserId": ["jared"]}),
+        ("Group.CallbackNew", "members", {"MemberList": [{"Member_Account": "jared"}]}),
+        ("Group.CallbackNew", "message.elements", {"MsgBody": [{"MsgType": "T", "MsgContent": "jared"}]}),
+        ("ContentCallback.ResultNotify", "to", {"ContactItem": [{"To_Account": "jared"}]}),
+    ],
+)
+def test_what_does_not_fit_and_unknown_commands_are_redacted_by_our_names(how, command, name, body):
+    stored = Callback(
+        "1400000000",
+        f"CallbackCommand={command}",
+        json.dumps(body).encode(),
+        "",
+        1_700_000_000_000,
+        True,
+        1,
+        10,
+    )
+    (event,) = normalise(stored, "j.1", Redaction.of({name: how}, "k" * 16))
+    assert b"jared" not in event.body
+
+
+def test_a_name_shared_by_elements_and_fields_is_not_redacted_by_the_wire_name():
+    rule = Redaction.of({"group_type": "drop"}, "")
+    kept, _ = rule.data({"message": {"elements": [{"type": "text"}]}, "group_type": "Public"})
+    assert kept == {"message": {"elements": [{"type": "text"}]}}

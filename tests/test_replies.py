@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway import build
+from gateway.answer import accepted
 from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.replies import ALLOWED, Reply, faults
@@ -103,3 +104,10 @@ def test_a_wrong_answer_is_a_configuration_error_with_its_path():
 
     assert "apps.1.answers.Group.CallbackBeforeCreateTopic: code 7" in str(caught.value)
     assert "answers.X: Tencent ignores" in str(caught.value)
+
+
+def test_a_single_friend_item_that_is_no_list_is_owed_its_result_too():
+    told = json.loads(
+        accepted("Sns.CallbackPrevFriendAdd", {"FriendItem": {"To_Account": "id1"}}, is_legacy=False)
+    )
+    assert told["ResultItem"] == [{"To_Account": "id1", "ResultCode": 0, "ResultInfo": ""}]

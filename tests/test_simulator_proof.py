@@ -190,3 +190,15 @@ def test_a_ledger_is_of_one_run(tmp_path):
 
     with pytest.raises(ConfigError, match="exists"):
         LedgerFile(tmp_path / "l", HEAD)
+
+
+async def test_what_a_redacting_app_hides_is_neither_arrived_nor_lost(tmp_path):
+    """Without ``raw`` a callback whose id the time of receipt takes part in can't be found."""
+    ledger, _ = sent(rounds=1)
+    empty = JsonlSink(kind="jsonl", path=tmp_path / "sink")
+    open_app = (await prove(ledger, empty, 0)).verdict()
+    redacting = (await prove(ledger, empty, 0, without_raw=True)).verdict()
+
+    assert open_app.unprovable == 0
+    assert 0 < redacting.unprovable < len(open_app.lost)
+    assert len(redacting.lost) + redacting.unprovable == len(open_app.lost)

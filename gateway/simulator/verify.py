@@ -32,6 +32,8 @@ class Verdict:
     """Acknowledged, of a type that this sink does not take."""
     lost: tuple[int, ...]
     """Numbers of acknowledged callbacks of which an event is nowhere."""
+    unprovable: int
+    """Acknowledged, not found, and only ``data.raw`` could tell, which this app's events do not have."""
     refused: int
     unanswered: int
     """Timeouts, connection errors, and callbacks whose answer the sender did not live to see."""
@@ -55,6 +57,8 @@ class Comparison:
     ledger: Ledger
     patterns: Sequence[str]
     """The sink's ``events``."""
+    without_raw: bool = False
+    """The app redacts, so its events have no ``data.raw`` to be found by."""
     _in_sink: Counter[str] = field(default_factory=Counter)
     _queued: set[str] = field(default_factory=set)
     _parked: set[str] = field(default_factory=set)
@@ -108,6 +112,7 @@ class Comparison:
             parked=count["parked"],
             elsewhere=count["elsewhere"],
             lost=tuple(number for number, place in places.items() if place == "lost"),
+            unprovable=count["unprovable"],
             refused=len(others) - unanswered,
             unanswered=unanswered,
             kept_unacknowledged=sum(self._place(entry) == "arrived" for entry in others),
@@ -122,8 +127,9 @@ class Comparison:
         missing = [key for key in keys if key not in self._in_sink]
         if not missing:
             return "arrived"
-        if any(key not in self._queued and key not in self._parked for key in missing):
-            return "lost"
+        gone = [key for key in missing if key not in self._queued and key not in self._parked]
+        if gone:
+            return "unprovable" if self.without_raw and all(map(_is_raw, gone)) else "lost"
         return "parked" if any(key in self._parked for key in missing) else "queued"
 
     def _taken(self, entry: Entry) -> list[Expected]:
@@ -157,6 +163,7 @@ _WORDS = {
     "parked": "of these parked in its dead queue",
     "elsewhere": "of these not for this sink",
     "lost": "of these lost",
+    "unprovable": "of these can't be found: without time, and the app redacts",
     "refused": "refused",
     "unanswered": "not answered",
     "kept_unacknowledged": "of the refused and unanswered in the sink",
@@ -177,3 +184,7 @@ def render(verdict: Verdict) -> str:
 
 def _key(expected: Expected) -> str:
     return expected.id or f"raw {expected.raw}"
+
+
+def _is_raw(key: str) -> bool:
+    return key.startswith("raw ")

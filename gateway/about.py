@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from gateway.catalogue import Command
 from gateway.fields import Plan, plan_of
-from gateway.names import accounts
+from gateway.names import accounts, lone
 from gateway.paths import Path, resolve, text_at, values_at
 
 _ENVELOPE = ("CallbackCommand", "EventTime")
@@ -97,5 +97,5 @@ def name_people(ready: Ready, body: Mapping[str, Any], data: dict[str, Any]) -> 
 
 
 def _text(body: Mapping[str, Any], wire: str) -> str:
-    value = body.get(wire)
+    value = lone(body.get(wire))
     return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from gateway.catalogue import EVENT_TIMES, Field, Kind
 from gateway.messages import elements
-from gateway.names import accounts, free_name, has_unread, is_number, nested, snake, to_time_ms, typed
+from gateway.names import accounts, free_name, has_unread, is_number, lone, nested, snake, to_time_ms, typed
 
 MISFIT = object()
 """The value does not fit its field."""
@@ -228,7 +228,7 @@ _BOOLS: Mapping[Any, bool] = {"true": True, "false": False, "1": True, "0": Fals
 _PLAIN: Mapping[Kind, Convert] = {
     Kind.TEXT: _text,
     Kind.OPAQUE: _text,
-    Kind.ACCOUNT: _text,
+    Kind.ACCOUNT: lambda value: _text(lone(value)),
     Kind.ACCOUNTS: accounts,
     Kind.GROUP_ID: _text,
     Kind.TOPIC_ID: _topic,

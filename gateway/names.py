@@ -96,6 +96,11 @@ def accounts(value: Any) -> list[str]:
     return found
 
 
+def lone(value: Any) -> Any:
+    """Return the one item of a list of one, else *value*: the wire writes some accounts either way."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
 def has_unread(items: list[Any], found: list[str]) -> bool:
     """Say whether *items*, of which *found* are the accounts, hold more, in a shape unknown here."""
     if len(found) == len(items):

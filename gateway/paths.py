@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from gateway.catalogue import Command, Field, Kind
+from gateway.names import lone
 
 
 class Path(NamedTuple):
@@ -48,7 +49,8 @@ def value_at(body: Mapping[str, Any], path: Path) -> Any:
 def text_at(body: Mapping[str, Any], path: Path) -> str:
     """Return the text or number on *path* as text, the first one through lists; "" when there is none."""
     for way in path.ways:
-        for value in (body.get(way[0]),) if len(way) == 1 else _walk(body, way):
+        for found in (body.get(way[0]),) if len(way) == 1 else _walk(body, way):
+            value = lone(found)
             if isinstance(value, str):
                 if value:
                     return value

@@ -855,3 +855,15 @@ def test_members_that_cannot_be_read_are_kept_under_the_wires_name():
     assert data["members"] == plain["members"] == ["a"]
     assert data["ExitMemberList"] == [{"member": "a"}, {"member": "b"}]
     assert "ExitMemberList" not in plain
+
+
+def test_an_account_that_comes_as_a_list_of_one_is_that_account():
+    """Pitfall 14: To_Account is text or a list; the pair, the names and the actor are the same."""
+    body = {"From_Account": "a", "To_Account": "b", "MsgKey": "1_2_3", "MsgTime": 1670574414, "MsgBody": []}
+    plain = one(body, "C2C.CallbackAfterSendMsg")
+    listed = one({**body, "To_Account": ["b"]}, "C2C.CallbackAfterSendMsg")
+
+    assert plain["subject"] == listed["subject"] == "c2c/a/b"
+    for event in (plain, listed):
+        event["data"].pop("raw")
+    assert plain["data"] == listed["data"]

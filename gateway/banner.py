@@ -46,6 +46,13 @@ def banner(
     return "\n".join([*lines, ""])
 
 
+def local_url(config: Config, port: int) -> str:
+    """Return the callback port's URL, without a path, as a program on this machine reaches it."""
+    # Why apart: a socket on :: takes IPv6 only.
+    own = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+    return f"{_scheme(config)}://{_bracketed(own.get(config.listen.host, config.listen.host))}:{port}"
+
+
 def _place(sink: SinkBase) -> str:
     if isinstance(sink, (JsonlSink, SqliteSink)):
         return f"{sink.kind} {sink.path}"
@@ -62,10 +69,8 @@ def _scheme(config: Config) -> str:
 
 def _curl(config: Config, port: int, signed: Collection[str]) -> str:
     app_id, app = next(iter(config.apps.items()))
-    is_any = config.listen.host in ("0.0.0.0", "::")  # noqa: S104
-    host = "127.0.0.1" if is_any else _bracketed(config.listen.host)
     url = (
-        f"{_scheme(config)}://{host}:{port}{app.path}?SdkAppid={app_id}&CallbackCommand=Group.CallbackAfterMemberExit"
+        f"{local_url(config, port)}{app.path}?SdkAppid={app_id}&CallbackCommand=Group.CallbackAfterMemberExit"
         "&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI"
     )
     data = shlex.quote(_SAMPLE)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import build
-from gateway.banner import banner
+from gateway.banner import banner, local_url
 from gateway.config import (
     App,
     Config,
@@ -371,3 +371,19 @@ def test_the_banner_writes_ipv6_as_urls_do():
     config = Config.model_validate({"listen": {"host": "::1"}, "apps": {"1": {}}})
 
     assert "http://[::1]:8080/callback" in banner(config, 8080, serves=True, sinks=[])
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://[::1]:80"),
+        ("::1", "http://[::1]:80"),
+        ("im.example", "http://im.example:80"),
+    ],
+)
+def test_a_port_on_all_addresses_is_reached_on_loopback(host, url):
+    """The line to try and the simulator's default go where the socket really listens."""
+    config = Config.model_validate({"listen": {"host": host}, "apps": {"1": {"unsigned": "allow"}}})
+
+    assert local_url(config, 80) == url

@@ -17,6 +17,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gateway import build
+from gateway.banner import local_url
 from gateway.catalogue import COMMANDS, ROWS
 from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config
 from gateway.config import Config, load
@@ -224,10 +225,7 @@ def _target(config: Config, app_id: str, given: str | None) -> Target:
     if given is None:
         if app_id not in config.apps:
             raise ConfigError(f"--url: the configuration has no app {app_id} whose path could be taken")
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.listen.host, config.listen.host)  # noqa: S104
-        host = f"[{host}]" if ":" in host else host
-        scheme = "https" if config.listen.tls_cert is not None else "http"
-        given = f"{scheme}://{host}:{config.listen.port}{config.apps[app_id].path}"
+        given = local_url(config, config.listen.port) + config.apps[app_id].path
     try:
         return Target.of(given)
     except ValueError as error:

@@ -11,7 +11,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo -n)
 APT = $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz check lint format-check ruff-check types format services dev lock clean
+.PHONY: help run test fuzz crash check lint format-check ruff-check types format services dev lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -24,6 +24,9 @@ test: dev services ## Run the tests; ARGS are passed on to pytest: make test ARG
 
 fuzz: dev ## Bad input for SECONDS=120; SEED=7 repeats what seed 7 did
 	@SEED=$(SEED) FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s -k by_structure tests/fuzz $(ARGS)
+
+crash: dev services ## Break everything under load and count what arrives; ARGS='--short', '--only broker', '--list'
+	@$(BIN)/python -m tests.crash $(ARGS)
 
 check: lint test ## What must hold before a commit: lint and tests
 

@@ -11,13 +11,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-GATEWAY = Path(sys.executable).with_name("gateway")
+GATEWAY = str(Path(sys.executable).with_name("gateway"))
 SAMPLE = (Path(__file__).parent / "samples/callbacks/Group.CallbackAfterMemberExit.json").read_bytes()
 DEADLINE_S = 30.0
 
@@ -62,14 +63,21 @@ class Gateway:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
-    def start(self, command: str = "run", *options: str, wait: bool = True) -> subprocess.Popen[bytes]:
-        """Start ``gateway <command>``; with *wait*, return once it has printed that it is ready."""
+    def start(
+        self, command: str = "run", *options: str, wait: bool = True, launcher: Sequence[str] = (GATEWAY,),
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:  # fmt: skip
+        """Start ``gateway <command>``; with *wait*, return once it has printed that it is ready.
+
+        *launcher* stands for the program ``gateway``; *environment* is added to what it inherits.
+        """
         out = (self.folder / f"{len(self.processes)}-{command}.out").open("wb")
         err = (self.folder / f"{len(self.processes)}-{command}.err").open("wb")
         with out, err:
             process = subprocess.Popen(
-                [GATEWAY, command, *options], cwd=self.folder, stdout=out, stderr=err, env=_environment()
-            )
+                [*launcher, command, *options], cwd=self.folder, stdout=out, stderr=err,
+                env={**_environment(), **(environment or {})},
+            )  # fmt: skip
         self.processes.append(process)
         if wait:
             path = Path(out.name)

@@ -107,9 +107,14 @@ class Postgres:
 
     def sql(self, statement: str) -> str:
         """Return what psql printed for one statement, run as the administrator."""
+        return self.query(self.dsn, statement)
+
+    def query(self, dsn: str, statement: str) -> str:
+        """Return what psql printed for one statement, run in the database of *dsn*."""
+        name = urlsplit(dsn).path[1:]
         return self._processes.run(
             *(self._programs / "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"),
-            *("-d", f"host={HOST} port={self.port} dbname=postgres user={USER}", "-c", statement),
+            *("-d", f"host={HOST} port={self.port} dbname={name} user={USER}", "-c", statement),
             env=self._env(),
         )
 

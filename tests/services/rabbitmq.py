@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import secrets
 import shutil
 import signal
@@ -9,7 +10,7 @@ import socket
 import time
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from tests.services import management
 from tests.services.processes import HOST, Processes, ServerFailed, ServerMissing, free_ports, wait_until
@@ -133,6 +134,17 @@ class RabbitMQ:
 
     def delete_vhost(self, url: str) -> None:
         management.request(self.management_port, "DELETE", f"/api/vhosts/{urlsplit(url).path[1:]}")
+
+    def ready(self, vhost: str, queue: str) -> int | None:
+        """Return how many messages are ready in *queue*, None when it is not there; up to 1 s old."""
+        try:
+            answer = management.request(
+                self.management_port, "GET", f"/api/queues/{vhost}/{quote(queue, safe='')}"
+            )
+        except ServerFailed:
+            return None
+        found = json.loads(answer)
+        return int(found.get("messages_ready", 0))
 
     def retire_vhost(self, url: str) -> None:
         """Delete it, but not before its queues have been up for a while.

@@ -1,0 +1,1 @@
+"""Injects faults into real processes under load and counts what arrived: ``make crash``."""

@@ -142,11 +142,16 @@ async def test_slow_passes_so_many_bytes_a_second(ends):
 
 async def test_a_server_that_is_away_resets_the_client():
     """As if the client had connected to it directly, as far as TCP allows."""
-    with TcpProxy(*free_ports(1)) as proxy:
-        with pytest.raises(ConnectionResetError), socket.socket() as client:
-            client.setblocking(False)  # the reset may come before connecting has ended, or after
-            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", proxy.port))
-            await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 5)
+
+    async def meet(port):
+        with socket.socket() as client:
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
+            await asyncio.get_running_loop().sock_recv(client, 1)
+
+    # Why both in one: the reset may come before connecting has ended, or after.
+    with TcpProxy(*free_ports(1)) as proxy, pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(meet(proxy.port), 5)
 
 
 def test_through_keeps_everything_but_the_place():

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Gateway:
         config: dict[str, Any] = {
             "listen": {"port": self.port, "drain_s": 0.2, **sections.pop("listen", {})},
             "admin": {"port": self.admin_port, "worker_port": self.worker_port},
-            "apps": {"1400000000": {}},
+            "apps": sections.pop("apps", {"1400000000": {}}),
             "journal": {"min_free_mb": 0, **sections.pop("journal", {})},
             "sinks": {
                 "audit": {"kind": "jsonl", "path": "var/events.jsonl"},
@@ -61,22 +61,33 @@ class Gateway:
             **sections,
         }
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        self._config = config
+        self._write()
+
+    def change(self, keys: Sequence[str], value: Any) -> None:
+        """Set one key of the configuration, for processes that start from now on."""
+        section = self._config
+        for key in keys[:-1]:
+            section = section[key]
+        section[keys[-1]] = value
+        self._write()
+
+    def _write(self) -> None:
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(self._config))
 
     def start(
         self, command: str = "run", *options: str, wait: bool = True, launcher: Sequence[str] = (GATEWAY,),
-        environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:  # fmt: skip
         """Start ``gateway <command>``; with *wait*, return once it has printed that it is ready.
 
-        *launcher* stands for the program ``gateway``; *environment* is added to what it inherits.
+        *launcher* stands for the program ``gateway``.
         """
         out = (self.folder / f"{len(self.processes)}-{command}.out").open("wb")
         err = (self.folder / f"{len(self.processes)}-{command}.err").open("wb")
         with out, err:
             process = subprocess.Popen(
                 [*launcher, command, *options], cwd=self.folder, stdout=out, stderr=err,
-                env={**_environment(), **(environment or {})},
+                env=_environment(),
             )  # fmt: skip
         self.processes.append(process)
         if wait:

@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from tests.crash.fault import all_faults
+from tests.crash.fault import Fault, all_faults
 from tests.crash.runner import run_bounded
 from tests.crash.table import Row, render
 from tests.services import Postgres, RabbitMQ
@@ -24,7 +24,7 @@ def main() -> int:
         for fault in chosen:
             rounds = options.rounds or (fault.short if options.short else fault.rounds)
             if rounds:
-                rows.append(_run(fault, rounds, rabbitmq, postgres))
+                rows.append(_run(fault, rounds, rabbitmq, postgres, is_timed=not options.short))
     finally:
         rabbitmq.close()
         postgres.close()
@@ -39,10 +39,10 @@ def main() -> int:
     return 1 if bad or not rows else 0
 
 
-def _run(fault, rounds: int, rabbitmq: RabbitMQ, postgres: Postgres) -> Row:
+def _run(fault: Fault, rounds: int, rabbitmq: RabbitMQ, postgres: Postgres, *, is_timed: bool) -> Row:
     started_s = time.monotonic()
     print(f"{fault.name} ({rounds}) ... ", end="", flush=True)
-    row = run_bounded(fault, rounds, rabbitmq, postgres)
+    row = run_bounded(fault, rounds, rabbitmq, postgres, is_timed=is_timed)
     took_s = time.monotonic() - started_s
     print(
         f"{'ok' if row.is_good else 'FAILED'}  {row.acknowledged:,} acknowledged, {row.lost} lost, {took_s:.0f} s"

@@ -18,16 +18,19 @@ from tests.services import Postgres, RabbitMQ
 _AROUND_S = SETTLE_S + 240.0
 
 
-def run_fault(fault: Fault, rounds: int, rabbitmq: RabbitMQ, postgres: Postgres) -> Row:
+def run_fault(
+    fault: Fault, rounds: int, rabbitmq: RabbitMQ, postgres: Postgres, *, is_timed: bool = False
+) -> Row:
     """Return the row of *fault*; what goes wrong on the way stands in its ``faults``."""
     with tempfile.TemporaryDirectory(prefix="gateway-crash-") as folder:
         # Why deep: a scene fills in what the fault leaves open.
-        scene = Scene(rabbitmq, postgres, Path(folder) / "gateway", rounds, deepcopy(dict(fault.sections)))
+        sections = deepcopy(dict(fault.sections))
+        scene = Scene(rabbitmq, postgres, Path(folder) / "gateway", rounds, sections, is_timed=is_timed)
         try:
             if fault.starts:
                 scene.start()
             fault.inject(scene)
-            return scene.finish(fault.name, keeps_order=fault.keeps_order)
+            return scene.finish(fault.name, keeps_order=fault.keeps_order, must_lose=fault.must_lose)
         except Exception as error:
             error.add_note(f"The last lines of the gateway's log:\n{scene.log()[-4000:]}")
             raise
@@ -35,11 +38,11 @@ def run_fault(fault: Fault, rounds: int, rabbitmq: RabbitMQ, postgres: Postgres)
             scene.close()
 
 
-def run_bounded(fault: Fault, rounds: int, rabbitmq: RabbitMQ, postgres: Postgres) -> Row:
+def run_bounded(fault: Fault, rounds: int, rabbitmq: RabbitMQ, postgres: Postgres, *, is_timed: bool) -> Row:
     """Return the row of *fault*, also when it fails or does not end in time. Main thread only."""
     try:
         with _within(fault.round_s * rounds + _AROUND_S):
-            return run_fault(fault, rounds, rabbitmq, postgres)
+            return run_fault(fault, rounds, rabbitmq, postgres, is_timed=is_timed)
     except Exception:  # noqa: BLE001 - the other faults are to be tried all the same
         return Row(fault.name, rounds, 0, 0, 0, 0, 0, 0, 0, 0, 0, faults=[traceback.format_exc()])
 

@@ -32,9 +32,13 @@ class Row:
     faults: list[str] = field(default_factory=list)
     """Everything else that did not hold."""
     notes: list[str] = field(default_factory=list)
+    must_lose: bool = False
+    """A control: it is good when it has lost something."""
 
     @property
     def is_good(self) -> bool:
+        if self.must_lose:
+            return self.lost > 0
         return not (self.lost or self.duplicated or self.faults) and self.arrived > 0
 
 
@@ -57,9 +61,9 @@ def render(rows: list[Row]) -> str:
     """Return *rows* as a Markdown table, with sums where they mean something."""
     lines = [_line([head for head, _ in _HEADS]), "|---|" + "---:|" * (len(_HEADS) - 1)]
     lines += [_line([_cell(getattr(row, name)) for _, name in _HEADS]) for row in rows]
-    if len(rows) > 1:
-        sums = [_sum(rows, name) for _, name in _HEADS[1:]]
-        lines.append(_line(["**all**", *sums]))
+    ours = [row for row in rows if not row.must_lose]
+    if len(ours) > 1:
+        lines.append(_line(["**all but controls**", *(_sum(ours, name) for _, name in _HEADS[1:])]))
     return "\n".join(lines)
 
 

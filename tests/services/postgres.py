@@ -1,9 +1,11 @@
 """A private PostgreSQL server on a free port of 127.0.0.1."""
 
+import contextlib
 import itertools
 import secrets
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -117,6 +119,36 @@ class Postgres:
             *("-d", f"host={HOST} port={self.port} dbname={name} user={USER}", "-c", statement),
             env=self._env(),
         )
+
+    @contextlib.contextmanager
+    def locked(self, dsn: str, table: str) -> Iterator[None]:
+        """Hold *table* against writing, as a forgotten transaction of an administrator does."""
+        name = urlsplit(dsn).path[1:]
+        mark = f"lock-{secrets.token_hex(4)}"
+        pid = self._processes.spawn(
+            *(self._programs / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d"),
+            f"host={HOST} port={self.port} dbname={name} user={USER} application_name={mark}",
+            *("-c", f"BEGIN; LOCK TABLE {table} IN EXCLUSIVE MODE; SELECT pg_sleep(3600)"),
+            env=self._env(),
+            output=self._processes.folder / "locker",
+        )
+        holders = (
+            f"SELECT pid FROM pg_stat_activity WHERE application_name = '{mark}' AND wait_event = 'PgSleep'"
+        )
+        try:
+            wait_until(lambda: bool(self.sql(holders)), START_TIMEOUT_S, f"the lock of {table}")
+            yield
+        finally:
+            # Why: a backend that sleeps does not notice that its client is gone.
+            self.sql(
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{mark}'"
+            )
+            self._processes.wait(pid, STOP_TIMEOUT_S)
+
+    def disconnect(self, dsn: str) -> None:
+        """End all connections to the database of *dsn*."""
+        name = urlsplit(dsn).path[1:]
+        self.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
 
     def close(self) -> None:
         """End everything that belongs to the server and remove its folder."""

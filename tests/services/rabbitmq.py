@@ -146,6 +146,15 @@ class RabbitMQ:
         found = json.loads(answer)
         return int(found.get("messages_ready", 0))
 
+    def manage(self, method: str, path: str, body: object = None) -> bytes:
+        """Return the answer of the management API; raises ServerFailed."""
+        return management.request(self.management_port, method, path, body)
+
+    def policy(self, vhost: str, name: str, pattern: str, definition: dict[str, object]) -> None:
+        """Put an operator's policy in force for the queues whose names match *pattern*."""
+        body = {"pattern": pattern, "definition": definition, "apply-to": "queues", "priority": 1}
+        self.manage("PUT", f"/api/policies/{vhost}/{name}", body)
+
     def retire_vhost(self, url: str) -> None:
         """Delete it, but not before its queues have been up for a while.
 

@@ -6,7 +6,6 @@ A 200 for a callback leaves only after the journal's word, as ``listen.ack_after
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 
@@ -24,21 +23,9 @@ from gateway.journal import Journal
 from gateway.limits import AppLimits
 from gateway.metrics import Metrics
 from gateway.networks import Networks
+from gateway.notes import Notes
 from gateway.rules import rules_of
 from gateway.server import JSON_HEADERS, OUTCOME, Outcome, Reports, refusal_response
-
-_log = logging.getLogger(__name__)
-_MEANING = {
-    "bad_signature": "their Sign matches none of the app's tokens: compare apps.<id>.tokens with the console",
-    "no_signature": "they carry no Sign though the app has tokens: turn on authentication in the console",
-    "stale_signature": "their RequestTime is too far from this machine's clock: check its time service",
-    "forbidden_network": "they come from outside listen.allow_networks (or past listen.trusted_proxies)",
-    "unknown_app": "their SdkAppid is not configured for that path",
-    "journal_full": "the journal has no room: see journal.max_mb, journal.min_free_mb and the broker's state",
-    "app_rate": "the app sends more than its max_per_s",
-    "app_backlog": "more of the app's callbacks wait for the broker than its max_backlog_mb allows",
-    "overloaded": "more requests are under way than listen.max_inflight or max_inflight_mb allows",
-}
 
 
 class Receiver(Reports):
@@ -61,8 +48,7 @@ class Receiver(Reports):
         }
         self._inflight = 0
         self._inflight_bytes = 0
-        self._explained: set[str] = set()
-        self._next_note_s: dict[str, float] = {}
+        self._notes = Notes()
         self.touch: Callable[[object], None] = lambda connection: None
         metrics.requests_inflight.set_function(lambda: self._inflight)
         # Why now: a sum over a series that is not there yet is nothing, and so is an alert on its silence.
@@ -203,27 +189,11 @@ class Receiver(Reports):
         self._metrics.connections_refused.inc()
 
     def _refuse(self, refused: Refused) -> web.StreamResponse:
-        self._note(refused)
+        self._notes.refused(refused)
         response = refusal_response(refused.reason, self._listen.retry_after_s)
         if refused.reason in ("body_too_large", "slow_body", "bad_http"):
             response.force_close()
         return response
-
-    def _note(self, refused: Refused) -> None:
-        """Log a refusal that an operator can mend: each explanation once, each reason once a minute."""
-        if refused.detail and refused.reason in ("not_found", "unknown_app"):
-            if refused.detail not in self._explained:
-                self._explained.add(refused.detail)
-                _log.warning("Callbacks are refused (%s): %s", refused.reason, refused.detail)
-            return
-        now_s = time.monotonic()
-        if refused.reason in _MEANING and now_s >= self._next_note_s.get(refused.reason, 0.0):
-            self._next_note_s[refused.reason] = now_s + 60
-            _log.warning(
-                "Callbacks are refused (%s): %s. Said at most once a minute; the metric counts each",
-                refused.reason,
-                _MEANING[refused.reason],
-            )
 
 
 def _is_before(command: str) -> bool:

@@ -13,7 +13,7 @@ TIERS = {
         "callback", "event", "catalogue", "normalise", "names", "signature", "answer", "record", "topology",
         "backoff", "caution", "exits", "replies", "limits", "networks", "rules", "about", "fields", "ids", "messages", "paths", "redact", "samples", "schema",
     },
-    "observe": {"metrics", "logs", "clock"},
+    "observe": {"metrics", "logs", "clock", "notes"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "ports", "tls", "tokens"},
     "stages": {"receiver", "forwarder", "worker", "sampler", "simulator"},
     "wiring": {"build", "banner", "portfiles", "run", "cli", "__main__"},

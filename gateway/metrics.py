@@ -55,6 +55,10 @@ class Metrics:
         self.connections_refused = self._counter(
             "connections_refused", "Connections closed because of listen.max_connections_per_peer."
         )
+        self.handshakes_failed = self._counter(
+            "tls_handshakes_failed",
+            "Connections that ended before they spoke TLS.",
+        )
         self.clock_skew = self._gauge(
             "clock_skew_seconds", "RequestTime of an app's last matching Sign, less this clock.", ("app",)
         )

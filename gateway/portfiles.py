@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 
 from gateway.config import Config
+from gateway.ports import Https, max_handshakes
 from gateway.receiver import Receiver
 from gateway.rules import rules_of
+from gateway.server import FrontServer
 from gateway.tls import Tls
 from gateway.tokens import TokenFiles
 
@@ -24,10 +25,19 @@ class PortFiles:
         self._tls = Tls(config.listen) if config.listen.tls_cert is not None else None
         receiver.rules = rules_of(config, self._tokens.tokens)
 
-    @property
-    def context(self) -> ssl.SSLContext | None:
-        """The context to listen with; None for plain HTTP."""
-        return self._tls.context if self._tls is not None else None
+    def https(self, server: FrontServer) -> Https | None:
+        """Return how *server* is to speak HTTPS; None for plain HTTP."""
+        if self._tls is None:
+            return None
+        tls = self._tls
+        return Https(
+            context=lambda: tls.context,
+            admit=server.admit,
+            dismiss=server.dismiss,
+            failed=server.reports.handshake_failed,
+            max_handshakes=max_handshakes(server.max_connections),
+            patience_s=self._config.listen.header_timeout_s,
+        )
 
     @property
     def signed(self) -> set[str]:

@@ -188,6 +188,9 @@ class Receiver(Reports):
     def turned_away(self) -> None:
         self._metrics.connections_refused.inc()
 
+    def handshake_failed(self) -> None:
+        self._metrics.handshakes_failed.inc()
+
     def _refuse(self, refused: Refused) -> web.StreamResponse:
         self._notes.refused(refused)
         response = refusal_response(refused.reason, self._listen.retry_after_s)

@@ -108,16 +108,14 @@ class Gateway:
         receiver = Receiver(self._config, self._journal, self._metrics)
         files = PortFiles(self._config, receiver)
         self._signed = files.signed
-        server = FrontServer(receiver.handle, listen, receiver, room_for_connections(listen.max_connections))
+        most = room_for_connections(listen.max_connections, tls=listen.tls_cert is not None)
+        server = FrontServer(receiver.handle, listen, receiver, most)
         receiver.touch = server.touch
         self._server = server
         self._metrics.connections_open.set_function(lambda: server.open_connections)
         runner = web.ServerRunner(server, shutdown_timeout=_FINISH_S)
         await runner.setup()
-        patience_s = listen.header_timeout_s
-        await listen_on(
-            runner, listen.host, listen.port, "listen.port", tls=files.context, patience_s=patience_s
-        )
+        await listen_on(runner, listen.host, listen.port, "listen.port", https=files.https(server))
         self._start("watch on files", files.watch())
         return runner
 

@@ -60,6 +60,9 @@ class Reports:
     def turned_away(self) -> None:
         """A connection was closed at once: its peer has max_connections_per_peer already."""
 
+    def handshake_failed(self) -> None:
+        """A connection ended before it spoke TLS."""
+
 
 def refusal_response(
     reason: str, retry_after_s: int, *, refusal: answer.Refusal | None = None
@@ -185,8 +188,7 @@ class FrontServer(web.Server):
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
-        if not self._is_welcome(handler, transport):
-            self.reports.turned_away()
+        if not self.admit(handler, transport.get_extra_info("peername")):
             # Why later: lost before its task has begun, a handler of aiohttp fails with a stack trace.
             self._loop.call_soon(transport.abort)
             return
@@ -197,11 +199,7 @@ class FrontServer(web.Server):
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         self._by_activity.pop(handler, None)
-        peer = self._peers.pop(handler, None)
-        if peer is not None:
-            self._per_peer[peer] -= 1
-            if not self._per_peer[peer]:
-                del self._per_peer[peer]
+        self.dismiss(handler)
 
     def touch(self, handler: object) -> None:
         """Note that *handler*'s connection served a request just now."""
@@ -209,18 +207,26 @@ class FrontServer(web.Server):
             del self._by_activity[handler]
             self._by_activity[handler] = None
 
-    def _is_welcome(self, handler: RequestHandler, transport: asyncio.Transport) -> bool:
-        """Count the connection for its peer, unless that has as many as it may have."""
+    def admit(self, handler: RequestHandler, address: Any) -> bool:
+        """Count the connection for its peer, unless that has as many as it may have; once is enough."""
         most = self.listen.max_connections_per_peer
-        name = transport.get_extra_info("peername") if most else None
-        if not name or self._networks.is_proxy(name[0]):
+        if not most or not address or handler in self._peers or self._networks.is_proxy(address[0]):
             return True
-        peer = plain(name[0])
+        peer = plain(address[0])
         if self._per_peer[peer] >= most:
+            self.reports.turned_away()
             return False
         self._peers[handler] = peer
         self._per_peer[peer] += 1
         return True
+
+    def dismiss(self, handler: RequestHandler) -> None:
+        """Take back what ``admit`` counted."""
+        peer = self._peers.pop(handler, None)
+        if peer is not None:
+            self._per_peer[peer] -= 1
+            if not self._per_peer[peer]:
+                del self._per_peer[peer]
 
     def _evict(self, newest: RequestHandler) -> None:
         others = (conn for conn in self._by_activity if conn is not newest and isinstance(conn, Connection))

@@ -17,17 +17,15 @@ _Stamps = tuple[tuple[int, int, int], ...]
 class Tls:
     """The TLS of ``listen``; ConfigError, naming the key, for files that can't be used.
 
-    ``context`` is for the server and stays the same. Each handshake goes on with the newest context: filling
-    a live one anew could leave it with half a pair, and would never drop an old client CA.
+    ``context`` is for handshakes that begin now; a new one takes its place when the files change. Filling a
+    live one anew could leave it with half a pair, and would never drop an old client CA.
     """
 
     def __init__(self, listen: Listen) -> None:
         self._listen = listen
         self._stamps = _stamps(listen)
-        self._newest = make_context(listen)
         self._said = ""
         self.context = make_context(listen)
-        self.context.sni_callback = self._choose
 
     def look(self) -> None:
         """Take the files anew when they have changed; broken ones change nothing and are logged once."""
@@ -35,18 +33,14 @@ class Tls:
         if stamps == self._stamps and not self._said:
             return
         try:
-            newest = make_context(self._listen)
+            context = make_context(self._listen)
         except ConfigError as fault:
             if str(fault) != self._said:
                 self._said = str(fault)
                 _log.error("%s; the certificate read last stays in use", fault)
             return
-        self._stamps, self._newest, self._said = stamps, newest, ""
+        self._stamps, self.context, self._said = stamps, context, ""
         _log.info("listen.tls_cert: %s was read again; new connections use it", self._listen.tls_cert)
-
-    def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-        # Called in every handshake, also where the caller names no host.
-        connection.context = self._newest
 
 
 def make_context(listen: Listen) -> ssl.SSLContext:
@@ -57,6 +51,7 @@ def make_context(listen: Listen) -> ssl.SSLContext:
     key = _readable("listen.tls_key", listen.tls_key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     try:
         # Why a password: without one, OpenSSL would ask for it at the terminal.
@@ -71,9 +66,6 @@ def make_context(listen: Listen) -> ssl.SSLContext:
             said = f"listen.tls_client_ca: {listen.tls_client_ca}: holds no readable PEM certificate"
             raise ConfigError(said) from None
         context.verify_mode = ssl.CERT_REQUIRED
-        # Why: a resumed session is not verified again, so a CA that was taken out would live on in tickets.
-        context.options |= ssl.OP_NO_TICKET
-        context.num_tickets = 0
     return context
 
 

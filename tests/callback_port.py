@@ -30,7 +30,7 @@ class CallbackPort:
     journal: Journal
     metrics: Metrics
 
-    async def post(self, query=f"SdkAppid=1&{COMMAND}", headers=None, body=BODY, **client):
+    async def post(self, query=f"SdkAppid=1&{COMMAND}", headers=None, body=BODY, host="localhost", **client):
         """Send one callback on a connection of its own; return status and ErrorInfo."""
         scheme = "https" if client.get("ssl") else "http"
         async with (
@@ -71,10 +71,10 @@ async def callback_port(tmp_path, listen=None, apps=None):
         stack.push_async_callback(journal.close)
         receiver = Receiver(config, journal, metrics)
         files = PortFiles(config, receiver)
-        server = FrontServer(receiver.handle, config.listen, receiver, 100)
+        server = FrontServer(receiver.handle, config.listen, receiver, config.listen.max_connections)
         receiver.touch = server.touch
         runner = web.ServerRunner(server, shutdown_timeout=1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await listen_on(runner, config.listen.host, 0, "listen.port", tls=files.context, patience_s=1.0)
+        await listen_on(runner, config.listen.host, 0, "listen.port", https=files.https(server))
         yield CallbackPort(runner.addresses[0][1], receiver, files, journal, metrics)

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from gateway.errors import ConfigError
-from gateway.ports import limit_connections, listen_on, room_for_connections
+from gateway.ports import limit_connections, listen_on, max_handshakes, room_for_connections
 
 
 class Limits:
@@ -42,6 +42,15 @@ def test_no_more_connections_than_files_are_let_in(monkeypatch, caplog, refuses)
 
     assert room_for_connections(4096) == 768
     assert "Only 768 connections fit the limit of open files (1024)" in caplog.text
+
+
+def test_handshakes_fit_beside_connections(monkeypatch):
+    """Both together stay below the limit of open files."""
+    Limits(monkeypatch, 1024, 1024)
+    most = room_for_connections(4096, tls=True)
+
+    assert most + max_handshakes(most) <= 768
+    assert most > 600
 
 
 def test_without_a_limit_the_configuration_decides(monkeypatch):

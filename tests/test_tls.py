@@ -1,8 +1,12 @@
 """HTTPS in the gateway itself: versions, client certificates, renewal without a restart, faults in words."""
 
 import asyncio
+import contextlib
 import logging
+import os
 import re
+import resource
+import socket
 import ssl
 import subprocess
 import urllib.error
@@ -12,7 +16,7 @@ import aiohttp
 import pytest
 import trustme
 
-from gateway import build
+from gateway import build, ports
 from gateway.banner import banner
 from gateway.config import Config, Listen, load
 from gateway.errors import ConfigError
@@ -150,11 +154,135 @@ async def test_a_broken_renewal_changes_nothing_and_is_logged_once(tmp_path, fil
 
 async def test_a_connection_without_a_handshake_is_given_up(tmp_path, files):
     """A stranger who says nothing does not hold a place for long."""
-    async with callback_port(tmp_path, files.listen()) as port:
+    async with callback_port(tmp_path, files.listen(header_timeout_s=0.2)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port.port)
         async with asyncio.timeout(4):
             assert await reader.read() == b""
         writer.close()
+        assert port.value("gateway_tls_handshakes_failed_total") == 1
+
+
+def silent_callers(port, number):
+    """Connect *number* callers who say nothing, all before the port gets to look."""
+    return [socket.create_connection(("127.0.0.1", port.port), 5) for _ in range(number)]
+
+
+async def failed(port, number):
+    async with asyncio.timeout(5):
+        while port.value("gateway_tls_handshakes_failed_total") < number:
+            await asyncio.sleep(0.01)
+
+
+async def test_handshakes_under_way_are_bounded(tmp_path, files, authority):
+    """Strangers who connect and say nothing take no more files than that; the real caller comes through."""
+    async with callback_port(tmp_path, files.listen(max_connections=8, header_timeout_s=60)) as port:
+        silent = silent_callers(port, 50)
+        await failed(port, 48)
+        assert [one.recv(1) for one in silent[:48]] == [b""] * 48
+
+        assert (await port.post(ssl=trusting(authority)))[0] == 200
+        await failed(port, 49)
+    assert silent[-1].recv(1) == b""
+    for one in silent:
+        one.close()
+
+
+async def test_handshakes_given_up_count_for_no_peer(tmp_path, files, authority):
+    """Also those that were given up before they had begun."""
+    listen = files.listen(max_connections=8, max_connections_per_peer=40, header_timeout_s=60)
+    async with callback_port(tmp_path, listen) as port:
+        for before in (0, 39):
+            silent = silent_callers(port, 39)
+            await failed(port, before + 37)
+            for one in silent:
+                one.close()
+            await failed(port, before + 39)
+        assert (await port.post(ssl=trusting(authority)))[0] == 200
+        assert not port.value("gateway_connections_refused_total")
+
+
+async def test_a_handshake_counts_for_its_peer(tmp_path, files, authority):
+    """Before it is done, too; what failed counts no longer."""
+    listen = files.listen(max_connections_per_peer=1, header_timeout_s=60)
+    async with callback_port(tmp_path, listen) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port.port)
+        with pytest.raises(aiohttp.ClientError):
+            await port.post(ssl=trusting(authority))
+        assert port.value("gateway_connections_refused_total") == 1
+
+        writer.close()
+        await failed(port, 1)
+        for _ in range(2):
+            assert (await port.post(ssl=trusting(authority)))[0] == 200
+
+
+async def test_an_odd_server_name_is_no_word_for_the_log(tmp_path, files, authority, capfd, caplog):
+    """Bytes that are no ASCII reach no stream; the handshake goes on."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting(authority).wrap_bio(incoming, outgoing, server_hostname="stranger.example")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    hello = outgoing.read()
+    assert b"stranger" in hello
+    async with callback_port(tmp_path, files.listen()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port.port)
+        writer.write(hello.replace(b"stranger", b"stra\xff\xfe\x80r"))
+        async with asyncio.timeout(5):
+            assert (await reader.readexactly(1))[0] == 22  # a record of the handshake; an alert would be 21
+        writer.close()
+
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+async def test_without_a_free_file_accepting_pauses(tmp_path, files, authority, monkeypatch, caplog):
+    """The port goes on by itself when there are files again."""
+    monkeypatch.setattr(ports, "_PAUSE_S", 0.05)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with callback_port(tmp_path, files.listen()) as port:
+        with socket.socket() as caller:
+            caller.setblocking(False)
+            used = max(map(int, os.listdir("/proc/self/fd"))) + 1
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used, limits[1]))
+            fillers = [os.dup(0) for _ in range(used - len(os.listdir("/proc/self/fd")) + 1)]
+            try:
+                await asyncio.get_running_loop().sock_connect(caller, ("127.0.0.1", port.port))
+                async with asyncio.timeout(5):
+                    while "No connection can be accepted" not in caplog.text:
+                        await asyncio.sleep(0.01)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+                for one in fillers:
+                    os.close(one)
+
+        assert (await port.post(ssl=trusting(authority)))[0] == 200
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+async def test_a_session_of_an_old_client_ca_is_not_resumed(tmp_path, files, authority, version):
+    """A CA that was taken out lives on in no ticket and in no session's id."""
+    ours, theirs = trustme.CA(), trustme.CA()
+    files.write(authority, ours)
+    context = trusting(authority, ours)
+    context.maximum_version = getattr(ssl.TLSVersion, version)
+    async with callback_port(tmp_path, files.listen(tls_client_ca=files.ca)) as port:
+
+        def answer(session=None):
+            with (
+                socket.create_connection(("localhost", port.port), 5) as plain,
+                context.wrap_socket(plain, server_hostname="localhost", session=session) as secure,
+            ):
+                secure.sendall(b"GET /callback HTTP/1.1\r\nHost: x\r\n\r\n")
+                return secure.recv(12), secure.session, secure.session_reused
+
+        _, session, _ = await asyncio.to_thread(answer)
+        assert (await asyncio.to_thread(answer, session))[::2] == (b"HTTP/1.1 200", True)
+        files.ca.write_bytes(theirs.cert_pem.bytes())
+        port.files.look()
+        got = b""
+        with contextlib.suppress(ssl.SSLError, ConnectionError):
+            got, _, _ = await asyncio.to_thread(answer, session)
+        assert got == b""
 
 
 def test_a_running_gateway_takes_new_files_by_itself(tmp_path, authority):

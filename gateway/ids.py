@@ -14,11 +14,14 @@ from typing import Any, NamedTuple
 
 from gateway.callback import Callback
 from gateway.catalogue import Command, Kind
-from gateway.names import to_time_ms
+from gateway.names import lone, to_time_ms
 from gateway.paths import Path, resolve, value_at
 
 ID_RECIPE = 1
 """Version of the id rules, stored with each callback: a change of rules adds a version, never edits one."""
+FACT_DIGITS = 16
+"""Where the time of receipt takes part, the first digits of an id are the fact's and the others its window's,
+so that the ids of one fact can be told without knowing when it was received."""
 
 _SEQUENCES = ("MsgSeq", "MsgKey", "MsgId", "MsgID", "MsgRandom", "Random")
 _LISTS = frozenset((Kind.ACCOUNTS, Kind.TEXTS, Kind.INTS, Kind.OBJECTS))
@@ -57,7 +60,9 @@ def event_id(
     if rule is None:
         is_timed = time_ms is not None or any(name in body for name in _SEQUENCES)
     else:
-        is_timed = timesource == "EventTime" or any(value_at(body, path) is not None for path in rule.once)
+        is_timed = timesource == "EventTime" or any(
+            lone(value_at(body, path)) not in (None, "") for path in rule.once
+        )
     return _hash(callback, command, (*identity, str(time_ms or "")), is_timed=is_timed)
 
 
@@ -67,9 +72,14 @@ def malformed_id(callback: Callback, command: str) -> str:
 
 
 def _hash(callback: Callback, command: str, identity: tuple[str, ...], *, is_timed: bool) -> str:
-    parts = [str(callback.id_recipe), callback.app_id, command, *identity]
-    if not is_timed:
-        parts.append(str(callback.received_ms // (max(1, callback.id_window_s) * 1000)))
+    fact = _digest(str(callback.id_recipe), callback.app_id, command, *identity)
+    if is_timed:
+        return fact
+    window = callback.received_ms // (max(1, callback.id_window_s) * 1000)
+    return fact[:FACT_DIGITS] + _digest(fact, str(window))[FACT_DIGITS:]
+
+
+def _digest(*parts: str) -> str:
     # Why JSON: it keeps the borders between parts, so that no two lists of parts give one text.
     return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
@@ -93,17 +103,18 @@ def _fact(body: Mapping[str, Any], paths: tuple[Path, ...]) -> tuple[str, ...] |
     parts = []
     for path in paths:
         value = value_at(body, path)
-        if value is None:
+        one = lone(value)
+        if one is None or one == "":
             if not path.is_optional:
                 return None
             parts.append("null")
-        elif isinstance(value, list) or path.kind in _LISTS:
+        elif path.kind in _LISTS or isinstance(one, list):
             items = value if isinstance(value, list) else [value]
             parts.append(json.dumps(sorted(_account(item) for item in items)))
-        elif isinstance(value, dict):
+        elif isinstance(one, dict):
             return None
         else:
-            text = _scalar(value)
+            text = _scalar(one)
             parts.append(json.dumps(text.lower() if path.kind is Kind.ENUM else text))
     return tuple(parts)
 
@@ -117,7 +128,10 @@ def _account(item: Any) -> str:
 
 
 def _canonical_text(body: Mapping[str, Any]) -> str:
-    """Return *body* as text that equal facts share: no order of keys, one spelling of names and numbers."""
+    """Return *body* as text that equal facts share: no order of keys, one spelling of names and numbers.
+
+    A list of one is its item, since the wire writes the same field either way.
+    """
     facts = {wire: value for wire, value in body.items() if wire != "CallbackCommand"}
     return json.dumps(_canonical(facts), separators=(",", ":"))
 
@@ -128,7 +142,7 @@ def _canonical(value: Any) -> Any:
         names = sorted((_name(wire), wire) for wire in value)
         return {"": [[name, _field(name, value[wire])] for name, wire in names]}
     if isinstance(value, list):
-        return [_canonical(item) for item in value]
+        return _canonical(value[0]) if len(value) == 1 else [_canonical(item) for item in value]
     return None if value is None else _scalar(value)
 
 

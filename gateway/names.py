@@ -137,7 +137,7 @@ def event_time(body: Mapping[str, Any]) -> tuple[int | None, str]:
     time_ms = to_time_ms(body.get("EventTime"))
     if time_ms is not None:
         return time_ms, "EventTime"
-    for value in body.values():
+    for value in map(lone, body.values()):
         if isinstance(value, dict):
             time_ms = to_time_ms(value.get("EventTime"))
             if time_ms is not None:

@@ -5,9 +5,13 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import pytest
+from hypothesis import settings
 
 from tests.services import Postgres, RabbitMQ
 
+# Why: how long one example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 Server = TypeVar("Server", Postgres, RabbitMQ)
 SERVERS = ("rabbitmq", "postgres")
 

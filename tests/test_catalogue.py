@@ -14,6 +14,7 @@ from gateway import normalise as normalising
 from gateway.callback import Callback
 from gateway.catalogue import COMMANDS, EVENT_TIMES, ROWS, Kind
 from gateway.fields import name_of
+from gateway.ids import FACT_DIGITS
 from gateway.normalise import normalise
 from gateway.samples import sample_body
 from gateway.schema import data_fields
@@ -163,6 +164,38 @@ def renamed(row, body, chance):
     return {other.get(key, key): item for key, item in body.items()}
 
 
+LONE = {Kind.ACCOUNT, Kind.OBJECT, Kind.GROUP_ID, Kind.TOPIC_ID, Kind.ROOM_ID, Kind.OFFICIAL_ID}
+LISTS = {Kind.ACCOUNTS, Kind.TEXTS, Kind.INTS, Kind.OBJECTS, Kind.ELEMENTS}
+
+
+def listed(row, body, chance):
+    """Return *body* with lists of one where single values stand, and single values where lists of one stand."""
+    if row.envelope:
+        return {
+            **body,
+            row.envelope: [listed_object(row.fields, one, chance) for one in body[row.envelope]],
+        }
+    return listed_object(row.fields, body, chance)
+
+
+def listed_object(fields, body, chance):
+    known = {name: field for field in fields for name in (field.wire, *field.also)}
+    return {
+        name: listed_value(known[name], value, chance) if name in known else value
+        for name, value in body.items()
+    }
+
+
+def listed_value(field, value, chance):
+    if isinstance(value, dict):
+        value = listed_object(field.fields, value, chance)
+    elif isinstance(value, list) and field.kind is Kind.OBJECTS:
+        value = [listed_object(field.fields, item, chance) for item in value]
+    if field.kind in LISTS and isinstance(value, list) and len(value) == 1:
+        return chance.choice((value, value[0]))
+    return chance.choice((value, [value])) if field.kind in LONE else value
+
+
 def timed(body, time_ms):
     """Return *body* with another EventTime, wherever it has one."""
     return json.loads(re.sub(r'("EventTime": "?)\d+', rf"\g<1>{time_ms}", json.dumps(body)))
@@ -170,15 +203,73 @@ def timed(body, time_ms):
 
 @given(rows, st.randoms(), st.integers(10**12, 2 * 10**12), st.booleans(), st.integers(0, 10**9))
 def test_equal_facts_have_one_id(row, chance, time_ms, whole_seconds, later_ms):
-    """Order of keys, text or number, seconds or milliseconds, GroupId or GroupID, another Sign: one fact."""
+    """Order of keys, text or number, GroupId or GroupID, a list of one or its item, another Sign: one fact."""
     body = timed(sample_body(row), time_ms // 1000 * 1000 if whole_seconds else time_ms)
-    other = renamed(row, respelled(body, chance), chance)
+    other = renamed(row, listed(row, respelled(body, chance), chance), chance)
     first = callback(body, row.name)
     waits = later_ms if "EventTime" in json.dumps(body) else 0
     again = callback(other, row.name, received_ms=first.received_ms + waits, verified=False, peer="9.9.9.9")
     again = dataclasses.replace(again, query=again.query + f"&RequestTime={later_ms}&RequestID=x")
 
-    assert normalise(again, "j.2")[0].id == normalise(first, "j.1")[0].id
+    event, same = normalise(first, "j.1")[0], normalise(again, "j.2")[0]
+    assert same.id == event.id
+    assert same.partition_key == event.partition_key
+
+
+@given(rows, st.randoms(), st.booleans())
+def test_equal_facts_of_unknown_commands_have_one_id(row, chance, is_timed):
+    """The body in its canonical form counts: no order of keys, no lists of one, 5 or "5", and no receipt."""
+    body = {**sample_body(row), "EventTime": 1_670_574_414_000}
+    other = loosely_listed(respelled(body, chance), chance)
+    later_ms = 10**9 if is_timed else 0
+    if not is_timed:
+        for one in (body, other):
+            del one["EventTime"]
+    first = callback(body, "New.Thing")
+    again = callback(other, "New.Thing", received_ms=first.received_ms + later_ms)
+
+    assert normalise(first, "j.1")[0].type == "im.unknown"
+    assert normalise(first, "j.1")[0].id == normalise(again, "j.2")[0].id
+
+
+@given(rows, st.data())
+def test_different_facts_of_unknown_commands_have_different_ids(row, data):
+    """Every value counts, the one in a list of one too; and the app, the command and the time."""
+    body = {**sample_body(row), "EventTime": 1_670_574_414_000}
+    places = list(parts(body))
+    path = data.draw(st.sampled_from(places)) if places else None
+    others = [callback({**body, "EventTime": 1_670_574_415_000}, "New.Thing"), callback(body, "New.Other")]
+    others.append(callback(body, "New.Thing", app_id="15"))
+    if path:
+        others.append(callback(changed(body, path), "New.Thing"))
+    ids = {normalise(one, "j.1")[0].id for one in (callback(body, "New.Thing"), *others)}
+
+    assert len(ids) == 1 + len(others), path
+
+
+def loosely_listed(value, chance, name=""):
+    """Return *value* with lists of one and single values in each other's place, at any depth but not of times."""
+    if isinstance(value, dict):
+        value = {key: loosely_listed(item, chance, key) for key, item in value.items()}
+    elif isinstance(value, list):
+        items = [loosely_listed(item, chance) for item in value]
+        value = items[0] if len(items) == 1 and chance.random() < 0.5 else items
+    if not name or name in ("EventTime", "MsgTime") or isinstance(value, list):
+        return value
+    return chance.choice((value, [value]))
+
+
+@given(st.integers(), st.integers(1, 10**6), st.sampled_from(["New.Thing", "Sns.CallbackFriendDelete"]))
+def test_the_window_changes_only_the_last_half_of_an_id(number, windows, command):
+    """What the receipt takes part in begins with the fact, so that whoever sent it knows half of the id."""
+    first = callback({"N": number}, command)
+    later = dataclasses.replace(first, received_ms=first.received_ms + windows * 10_000)
+    one, same_fact, other_fact = (
+        normalise(stored, "j.1")[0].id for stored in (first, later, callback({"N": number + 1}, command))
+    )
+
+    assert one[:FACT_DIGITS] == same_fact[:FACT_DIGITS] != other_fact[:FACT_DIGITS]
+    assert one[FACT_DIGITS:] != same_fact[FACT_DIGITS:]
 
 
 def parts(value, path=()):
@@ -224,6 +315,23 @@ def test_different_facts_have_different_ids(row, data):
     ids = {event_of(row, one).id for one in (body, *others)}
 
     assert len(ids) == 1 + len(others), (row.name, path)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.fact], **BY_NAME)
+def test_lists_of_accounts_in_a_fact_count_without_order(row):
+    """The same people in another order are the same fact, one more of them is another."""
+    body = sample_body(row)
+    lists = [
+        (field.wire, field.item)
+        for field in row.fields
+        if field.kind is Kind.ACCOUNTS and field.wire in str(row.fact)
+    ]
+    for wire, item in lists:
+        objects = [[{item: one} if item else one for one in names] for names in ("ab", "ba", "abc")]
+        spellings = [*objects, ["b", "a"]]
+        ids = [event_of(row, {**body, wire: spelling}).id for spelling in spellings]
+
+        assert ids[0] == ids[1] == ids[3] != ids[2]
 
 
 @given(rows, st.integers(1, 86_400))

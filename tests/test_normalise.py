@@ -321,8 +321,69 @@ def test_app_and_command_are_part_of_the_id():
     other_app = dataclasses.replace(callback(PAGE), app_id="15")
 
     found = ids(PAGE) | {normalise(other_app, "j.1")[0].id} | ids(PAGE, command="Group.CallbackAfterOther")
+    shifted = dataclasses.replace(callback({"A": 1}, "4New.Thing"), app_id="1")
 
     assert len(found) == 3
+    assert {normalise(shifted, "j.1")[0].id} != ids({"A": 1}, command="New.Thing")
+
+
+@pytest.mark.parametrize(
+    ("command", "body", "other"),
+    [
+        (EXIT, PAGE, {**PAGE, "ExitType": "kicked"}),
+        (EXIT, PAGE, {key: value for key, value in PAGE.items() if key != "CallbackCommand"}),
+        ("New.Thing", {"A": 5, "B": True}, {"A": "5", "B": "true"}),
+        ("New.Thing", {"A": 5.0, "B": False}, {"B": "false", "A": [5], "CallbackCommand": "New.Thing"}),
+        ("C2C.CallbackAfterSendMsg", {"From_Account": "a", "To_Account": "b"}, {"From_Account": ["a"], "To_Account": ["b"]}),
+        ("Sns.CallbackFriendDelete", {"PairList": {"To_Account": "b"}}, {"PairList": [{"To_Account": ["b"]}]}),
+    ],
+)  # fmt: skip
+def test_the_same_fact_in_another_spelling(command, body, other):
+    """Case of known words, the body's own command, numbers, booleans, lists of one."""
+    assert len(ids(body, other, command=command)) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "body", "other"),
+    [
+        ("New.Thing", {"A": "true"}, {"A": "false"}),
+        ("New.Thing", {"A": True}, {"A": False}),
+        ("New.Thing", {"A": "5"}, {"B": "5"}),
+        ("New.Thing", {"A": [5, 6]}, {"A": [6, 5]}),
+        ("New.Thing", {"A": []}, {"A": None}),
+        ("New.Thing", {"A": {"B": "5"}}, {"A": "5"}),
+        ("C2C.CallbackAfterMsgWithDraw", {"From_Account": "a", "To_Account": "bc", "MsgKey": "d"},
+         {"From_Account": "ab", "To_Account": "c", "MsgKey": "d"}),
+    ],
+)  # fmt: skip
+def test_other_facts_that_look_alike(command, body, other):
+    """Names, order, nesting and the border between two values count."""
+    assert len(ids(body, other, command=command)) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "body", "is_timed"),
+    [
+        ("New.Thing", {"MsgKey": "1_2_3"}, True),
+        ("New.Thing", {"MsgTime": 1670574414}, True),
+        ("New.Thing", {"A": 1}, False),
+        ("C2C.CallbackAfterMsgWithDraw", {"MsgKey": "1_2_3"}, True),
+        ("C2C.CallbackAfterMsgWithDraw", {"MsgKey": [""]}, False),
+        ("Live.CallbackAfterCreateRoom", {"RoomInfo": [{"EventTime": 1670574414123}]}, True),
+    ],
+)
+def test_what_makes_a_fact_known_for_ever(command, body, is_timed):
+    """A time or a sequence; without them the time of receipt counts."""
+    stored = callback(body, command)
+    later = dataclasses.replace(stored, received_ms=stored.received_ms + 10**9)
+    found = {normalise(one_, "j.1")[0].id for one_ in (stored, later)}
+
+    assert len(found) == (1 if is_timed else 2)
+
+
+def test_each_recipe_has_ids_of_its_own():
+    """A later recipe may call other facts equal, so it may not give the id that an earlier one gave."""
+    assert ids(PAGE) != ids(PAGE, id_recipe=2)
 
 
 def test_without_time_the_window_tells_facts_apart():

@@ -42,7 +42,6 @@ from gateway.catalogue.shape import Command, Field, Kind
 _C2C_FACT = ("From_Account", "To_Account", "MsgSeq", "MsgRandom", "MsgTime")
 _PAIR = (FROM, TO)
 _PAIRS = Field("PairList", Kind.OBJECTS, fields=_PAIR)
-_PAIR_FACT = ("PairList.From_Account", "PairList.To_Account")
 _RESULT = (
     Field("PushPlatform", Kind.INT),
     Field("PushStage", Kind.INT),

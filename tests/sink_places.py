@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import asyncpg
 from pydantic import SecretStr
 
-from gateway.config import JsonlSink, PostgresSink, SqliteSink
+from gateway.config import JsonlSink, PostgresSink, SinkBase, SqliteSink
 from gateway.exits import ExitsQuery, MemberExit
 from gateway.sinks import Sink, postgres, sqlite
 from gateway.sinks.jsonl import Jsonl
@@ -21,7 +21,10 @@ from tests import services
 class Place(Protocol):
     """What the contract suite asks of each kind."""
 
-    effect: str
+    @property
+    def config(self) -> SinkBase:
+        """The configuration of its sinks."""
+        ...
 
     def sink(self) -> Sink:
         """Return one more sink on this place."""
@@ -63,18 +66,18 @@ class _Folder:
 
 
 class JsonlPlace(_Folder):
-    effect = "at_least_once"
+    @property
+    def config(self) -> JsonlSink:
+        return JsonlSink(kind="jsonl", path=self.folder / "events.jsonl")
 
     def sink(self, **changes: Any) -> Jsonl:
-        return Jsonl(JsonlSink(kind="jsonl", path=self.folder / "events.jsonl", **changes), "audit")
+        return Jsonl(self.config.model_copy(update=changes), "audit")
 
     async def events(self) -> list[Any]:
         return [json.loads(line) for line in (self.folder / "events.jsonl").read_bytes().splitlines()]
 
 
 class SqlitePlace(_Folder):
-    effect = "once"
-
     @property
     def config(self) -> SqliteSink:
         return SqliteSink(kind="sqlite", path=self.folder / "events.db")
@@ -94,8 +97,6 @@ class SqlitePlace(_Folder):
 
 
 class PostgresPlace:
-    effect = "once"
-
     def __init__(self, server: services.Postgres, dsn: str) -> None:
         self.server = server
         self.dsn = dsn

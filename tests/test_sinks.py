@@ -56,7 +56,6 @@ async def test_an_event_arrives_as_it_travelled(place: Place) -> None:
 
     assert failures == [{}]
     assert await place.events() == [event.attributes]
-    assert place.sink().effect == place.effect
 
 
 async def test_an_event_that_comes_again_changes_nothing_where_the_effect_is_once(place: Place) -> None:
@@ -65,7 +64,7 @@ async def test_an_event_that_comes_again_changes_nothing_where_the_effect_is_onc
 
     await write(place, [event, event], [event])
 
-    assert await ids(place) == ["1"] * (1 if place.effect == "once" else 3)
+    assert await ids(place) == ["1"] * (1 if place.config.effect == "once" else 3)
 
 
 async def test_a_full_batch_is_written_whole(place: Place) -> None:

@@ -24,8 +24,6 @@ TOPOLOGY = Topology.of("im.events", {"one": ("#",)})
 class Scripted:
     """A sink that does with each write what its script says next, and remembers what stayed."""
 
-    effect = "once"
-
     def __init__(self, *script):
         self.script = list(script)
         self.written = []

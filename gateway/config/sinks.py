@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
 from gateway.config.base import Patterns, Seconds, Section
 
+Effect = Literal["once", "at_least_once"]
+"""``once``: an event that comes again changes nothing. ``at_least_once``: it may leave a second trace."""
+
 
 class SinkBase(Section):
     """What all sinks have."""
+
+    effect: ClassVar[Effect]
+    # Why here and not on the sink: who replays has to know it, and need not have the sink's driver installed.
 
     events: Patterns = ("#",)
     batch_max_events: Annotated[int, Field(ge=1, le=10_000)] = 500
@@ -31,6 +37,8 @@ class SinkBase(Section):
 class JsonlSink(SinkBase):
     """One event a line in a file."""
 
+    effect = "at_least_once"
+
     kind: Literal["jsonl"]
     path: Path
     rotate_mb: Annotated[int, Field(ge=0)] = 256
@@ -39,12 +47,16 @@ class JsonlSink(SinkBase):
 class SqliteSink(SinkBase):
     """A SQLite file with a table of events and one of member exits."""
 
+    effect = "once"
+
     kind: Literal["sqlite"]
     path: Path
 
 
 class PostgresSink(SinkBase):
     """A PostgreSQL database with a table of events and one of member exits."""
+
+    effect = "once"
 
     kind: Literal["postgres"]
     dsn: SecretStr

@@ -6,20 +6,19 @@ A sink owns its connection. It knows no broker, no attempts and no other sink.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from gateway.errors import Poison, Unavailable
 from gateway.event import Event
 
-Effect = Literal["once", "at_least_once"]
 Failures = Mapping[int, Poison | Unavailable]
 
 
 class Sink(Protocol):
-    """Where events end up. The worker calls ``open`` before the first write and after every Unavailable."""
+    """Where events end up. The worker calls ``open`` before the first write and after every Unavailable.
 
-    effect: Effect
-    """``once``: an event that comes again changes nothing. ``at_least_once``: it may leave a second trace."""
+    Whether an event that comes again may leave a second trace, its configuration says (``effect``).
+    """
 
     async def open(self) -> None:
         """Connect, create and migrate what is needed; safe to call again. Raises Unavailable."""

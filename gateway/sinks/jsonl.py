@@ -17,7 +17,7 @@ from pathlib import Path
 from gateway.config import JsonlSink
 from gateway.errors import Unavailable
 from gateway.event import Event, one_line, parse_json
-from gateway.sinks import Effect, Failures
+from gateway.sinks import Failures
 from gateway.sinks.local import OwnThread, make_folder, open_private, sync_folder, unavailable
 
 _MB = 1024 * 1024
@@ -27,8 +27,6 @@ _log = logging.getLogger(__name__)
 
 class Jsonl:
     """A file of events, ``config.path``; full ones are kept beside it as ``<path>.<UTC time>``."""
-
-    effect: Effect = "at_least_once"
 
     def __init__(self, config: JsonlSink, name: str) -> None:
         self._file = LineFile(config.path, config.rotate_mb * _MB, name)

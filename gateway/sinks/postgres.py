@@ -16,7 +16,7 @@ from gateway.config import PostgresSink
 from gateway.errors import Poison, Unavailable
 from gateway.event import Event
 from gateway.exits import ExitsQuery, MemberExit
-from gateway.sinks import Effect, Failures
+from gateway.sinks import Failures
 from gateway.sinks.postgres_errors import is_content, unavailable
 from gateway.sinks.postgres_rows import INSERT, KeyedRow, columns, moment, parts, sorted_by_key, to_ms
 from gateway.sinks.postgres_schema import prepare
@@ -29,8 +29,6 @@ _COLUMNS = "source, event_id, member_no, app_id, group_id, group_type, member, o
 
 class Postgres:
     """``<prefix>events`` has every event, ``<prefix>member_exits`` a row per member that left."""
-
-    effect: Effect = "once"
 
     def __init__(self, config: PostgresSink, name: str) -> None:
         self._config = config

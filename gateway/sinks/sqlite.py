@@ -16,7 +16,7 @@ from gateway.config import SqliteSink
 from gateway.errors import Poison, Unavailable
 from gateway.event import Event, iso_time
 from gateway.exits import ExitsQuery, MemberExit, iso_to_ms
-from gateway.sinks import Effect, Failures
+from gateway.sinks import Failures
 from gateway.sinks.local import OwnThread, make_folder, open_private, sync_folder, unavailable
 from gateway.sinks.rows import EventRow, conditions, shape
 from gateway.sinks.sqlite_schema import migrate, transaction
@@ -43,8 +43,6 @@ _REASONS = {
 
 class Sqlite:
     """The file ``config.path``: ``events`` has every event, ``member_exits`` a row per member that left."""
-
-    effect: Effect = "once"
 
     def __init__(self, config: SqliteSink, name: str) -> None:
         self._path = config.path.absolute()

@@ -220,6 +220,28 @@ async def test_routing_by_patterns(world: World) -> None:
     assert await broker.unrouted() == 0
 
 
+async def test_a_publisher_for_one_sink_reaches_that_sink_alone(world: World) -> None:
+    """What is sent again for one sink changes nothing for the others, and goes there whatever its patterns."""
+    broker = world.broker({"a": ("#",), "b": ("#",), "groups": ("im.group.#",)})
+    async with asyncio.timeout(DEADLINE_S), broker.publisher("groups") as publisher:
+        await (await publisher.send([make_event(0), make_event(1, USER)]))
+        await (await publisher.send([make_event(2, key="group/7")]))
+    await publish(broker, [make_event(3)])
+    async with broker.consumer("groups", 10) as consumer:
+        *_, third, _ = await take(consumer, 4)
+
+    assert (third.body, third.attempt, third.message_id, third.routing_key) == (
+        b"2",
+        1,
+        "id-2",
+        f"{GROUP}.14",
+    )
+    assert third.headers["partitionkey"] == "group/7"
+    assert await drain(broker, "groups", 4) == [0, 1, 2, 3]
+    assert await drain(broker, "a", 1) == await drain(broker, "b", 1) == [3]
+    assert await broker.unrouted() == 0
+
+
 async def test_two_sinks_are_independent(world: World) -> None:
     """What one sink settles, retries or parks changes nothing for another."""
     broker = world.broker({"a": ("#",), "b": ("#",)})
@@ -557,6 +579,9 @@ async def test_unknown_sink(world: World) -> None:
         await broker.peek("nobody", 1)
     with pytest.raises(KeyError, match="nobody"):
         async with broker.consumer("nobody", 1):
+            pass
+    with pytest.raises(KeyError, match="nobody"):
+        async with broker.publisher("nobody"):
             pass
 
 

@@ -651,6 +651,7 @@ async def test_the_documented_rights_are_enough(make, rabbitmq, amqp_url):
     rights = {
         "declares": {"configure": r"^im\.", "write": r"^(im\.|amq\.default)", "read": r"^im\."},
         "serves": {"configure": "^$", "write": r"^im\.events$", "read": "^$"},
+        "replays": {"configure": "^$", "write": r"^im\.(events$|sink\.)", "read": "^$"},
         "works": {"configure": "^$", "write": r"^amq\.default$", "read": r"^im\.sink\."},
     }
     for user, allowed in rights.items():
@@ -665,6 +666,9 @@ async def test_the_documented_rights_are_enough(make, rabbitmq, amqp_url):
         await (await publisher.send([event(1), event(2), event(3)]))
     await serves.depth("one")
     await serves.unrouted()
+    with pytest.raises(Unconfirmed, match="lacks the rights"):
+        await _send_to(serves, "two")
+    await _send_to(make(url=urls["replays"], declare="check"), "two")
     works = make(url=urls["works"], declare="check")
     async with works.consumer("one", 10) as consumer:
         found = []
@@ -677,3 +681,8 @@ async def test_the_documented_rights_are_enough(make, rabbitmq, amqp_url):
 
     depth = await works.depth("one")
     assert (depth.dead, depth.retry) == (1, 1)
+
+
+async def _send_to(broker, sink):
+    async with broker.publisher(sink) as publisher:
+        await (await publisher.send([event(4)]))

@@ -56,7 +56,7 @@ class Depth:
 
 
 class Publisher(Protocol):
-    """One channel for publishing. The forwarder owns it, and takes a new one after any failure."""
+    """One channel for publishing. Who sends owns it, and takes a new one after any failure."""
 
     async def send(self, events: Sequence[Event]) -> asyncio.Future[None]:
         """Write *events* in order; return a future that is done when every one of them is confirmed.
@@ -100,8 +100,11 @@ class Consumer(Protocol):
 class Broker(Protocol):
     """Where events are published and consumed."""
 
-    def publisher(self) -> AbstractAsyncContextManager[Publisher]:
-        """Open a channel on the publishing connection; the topology is declared first. Raises Unavailable."""
+    def publisher(self, sink: str = "") -> AbstractAsyncContextManager[Publisher]:
+        """Open a channel on the publishing connection; the topology is declared first. Raises Unavailable.
+
+        With *sink* what it sends goes to that sink alone, whatever its patterns; KeyError for an unknown one.
+        """
         ...
 
     def consumer(self, sink: str, prefetch: int) -> AbstractAsyncContextManager[Consumer]:

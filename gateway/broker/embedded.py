@@ -44,10 +44,12 @@ class Embedded:
         self._consumers: dict[str, EmbeddedConsumer] = {}
 
     @asynccontextmanager
-    async def publisher(self) -> AsyncIterator[EmbeddedPublisher]:
+    async def publisher(self, sink: str = "") -> AsyncIterator[EmbeddedPublisher]:
         """Return a publisher; each of its batches is one transaction."""
+        if sink:
+            self._topology.sink(sink)
         await self._thread.run(self._store.open)
-        publisher = EmbeddedPublisher(self._thread, self._store, self._wake)
+        publisher = EmbeddedPublisher(self._thread, partial(self._store.publish, sink=sink), self._wake)
         self._publishers.add(publisher)
         self._show_connected()
         try:

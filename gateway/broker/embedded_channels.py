@@ -60,8 +60,10 @@ class StoreThread:
 class EmbeddedPublisher:
     """Satisfies ``gateway.broker.Publisher``: a batch is one transaction, a failure ends the publisher."""
 
-    def __init__(self, thread: StoreThread, store: Store, wake: Callable[[], None]) -> None:
-        """Take *wake*, called on the loop after each batch."""
+    def __init__(
+        self, thread: StoreThread, store: Callable[[Sequence[Event]], None], wake: Callable[[], None]
+    ) -> None:
+        """Take *store*, which writes a batch, and *wake*, called on the loop after each one."""
         self._thread = thread
         self._store = store
         self._wake = wake
@@ -85,7 +87,7 @@ class EmbeddedPublisher:
         if self._is_closed:
             raise Unconfirmed("closed", "the publisher was closed, or a batch before this one failed")
         try:
-            self._store.publish(events)
+            self._store(events)
         except Unconfirmed:
             self._is_closed = True
             raise

@@ -47,15 +47,15 @@ class Store:
         """Close the file."""
         self._file.close()
 
-    def publish(self, events: Sequence[Event]) -> None:
-        """Store *events* in order, each once and a delivery for each sink that takes it.
+    def publish(self, events: Sequence[Event], sink: str = "") -> None:
+        """Store *events* in order, each once and a delivery for each sink that takes it, or for *sink* alone.
 
         Raises Unconfirmed("rejected") when one of them can't be stored as it is.
         """
         try:
             with self._file.writing() as db:
                 for event in events:
-                    self._add(db, event)
+                    self._add(db, event, sink)
         except (ValueError, OverflowError, sqlite3.DataError) as error:
             raise Unconfirmed("rejected", f"an event can't be stored: {type(error).__name__}") from error
 
@@ -151,7 +151,7 @@ class Store:
                 (after, last, RESCUE_EVENTS),
             ).fetchall()
             for seq, routing_key in waiting:
-                if self._deliver(db, seq, routing_key):
+                if self._deliver(db, seq, self._takers(routing_key)):
                     db.execute("DELETE FROM unrouted WHERE seq = ?", (seq,))
                     moved += 1
         return (waiting[-1][0] if waiting else None), moved
@@ -162,13 +162,14 @@ class Store:
         with self._file.writing() as db:
             db.execute("UPDATE totals SET dropped = dropped")
 
-    def _add(self, db: sqlite3.Connection, event: Event) -> None:
+    def _add(self, db: sqlite3.Connection, event: Event, sink: str) -> None:
         seq = db.execute(
             "INSERT INTO events (message_id, routing_key, partition_key, body) VALUES (?, ?, ?, ?)",
             (event.id, event.routing_key, event.partition_key, event.body),
         ).lastrowid
         assert seq is not None
-        if not self._deliver(db, seq, event.routing_key):
+        takers = [sink] if sink else self._takers(event.routing_key)
+        if not self._deliver(db, seq, takers):
             # start_byte counts on from event to event, so that the bound needs no sum over the table.
             db.execute(
                 "INSERT INTO unrouted (seq, at_ms, size_bytes, start_byte) VALUES (?, ?, ?, coalesce("
@@ -177,10 +178,12 @@ class Store:
             )
             self._drop_unrouted(db)
 
-    def _deliver(self, db: sqlite3.Connection, seq: int, routing_key: str) -> bool:
-        takers = self._topology.takers(routing_key)
+    def _takers(self, routing_key: str) -> list[str]:
+        return [sink.name for sink in self._topology.takers(routing_key)]
+
+    def _deliver(self, db: sqlite3.Connection, seq: int, takers: Sequence[str]) -> bool:
         for sink in takers:
-            db.execute("INSERT INTO deliveries (sink, seq) VALUES (?, ?)", (sink.name, seq))
+            db.execute("INSERT INTO deliveries (sink, seq) VALUES (?, ?)", (sink, seq))
         return bool(takers)
 
     def _drop_unrouted(self, db: sqlite3.Connection) -> None:

@@ -39,13 +39,14 @@ class RabbitMQ:
         self._copies_lock = asyncio.Lock()
 
     @asynccontextmanager
-    async def publisher(self) -> AsyncIterator[Publisher]:
+    async def publisher(self, sink: str = "") -> AsyncIterator[Publisher]:
         """Open a publishing channel, after the topology was declared or checked."""
+        exchange = self._topology.sink(sink).exchange if sink else self._topology.events
         if self._config.declare == "apply":
             await declare.apply(self._publish_link, self._topology)
         elif self._config.declare == "check":
             await declare.check(self._publish_link, self._topology)
-        publisher = await self._open_publisher()
+        publisher = await self._open_publisher(exchange)
         try:
             yield publisher
         finally:
@@ -136,16 +137,16 @@ class RabbitMQ:
         await self._consume_link.close()
         await self._publish_link.close()
 
-    async def _open_publisher(self) -> Publisher:
+    async def _open_publisher(self, exchange: str) -> Publisher:
         channel = await self._publish_link.channel(ConfirmChannel, confirms=True)
         assert isinstance(channel, ConfirmChannel)
-        return Publisher(channel, self._config, self._topology.events, self._metrics)
+        return Publisher(channel, self._config, exchange, self._metrics)
 
     async def _publish_copy(self, message: Message) -> None:
         """Return once *message* is confirmed; Unconfirmed or Unavailable otherwise."""
         async with self._copies_lock:
             if self._copies is None or self._copies.is_closed:
-                self._copies = await self._open_publisher()
+                self._copies = await self._open_publisher(self._topology.events)
             publisher = self._copies
         await (await publisher.send_messages([message]))
 

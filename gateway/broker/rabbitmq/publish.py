@@ -103,7 +103,7 @@ class Publisher:
         return self._is_broken or self._closing.done() or bool(self._channel.is_closed)
 
     async def send(self, events: Sequence[Event]) -> asyncio.Future[None]:
-        """Publish *events* to the events exchange; see the protocol."""
+        """Publish *events* to the publisher's exchange; see the protocol."""
         return await self.send_messages(
             [
                 Message(

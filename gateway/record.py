@@ -151,6 +151,29 @@ class Scanner:
         self.at = gap.end
         return gap
 
+    def pass_over(self, end: int, last: int, to: int) -> int:
+        """Step over good records with the positions *last* + 1 to *to*, and return where that ended.
+
+        It ends early at whatever is amiss, and where the bytes in memory end: ``step`` goes on from there.
+        """
+        # Why beside step: checking a journal of gigabytes takes a third of the time without its payloads.
+        data, at = self._data, self.at - self._base
+        if at < 0:
+            return last
+        view, stop, salt = memoryview(data), min(len(data), end - self._base), self._salt
+        while last < to and at + HEADER_BYTES <= stop:
+            magic, length, position, payload_crc, header_crc = _HEADER.unpack_from(data, at)
+            payload = at + HEADER_BYTES
+            if magic != MAGIC or position != last + 1 or payload + length > stop:
+                break
+            if crc32(view[at : at + _SEALED.size], salt.header) != header_crc:
+                break
+            if crc32(view[payload : payload + length], salt.payload) != payload_crc:
+                break
+            at, last = payload + length, position
+        self.at = self._base + at
+        return last
+
     def peek(self, at: int, end: int, after: int = 0, before: int = MAX_POSITION + 1) -> Found | None:
         """Return the good record that starts at the offset *at*, or None; does not move."""
         if not self._load(at, HEADER_BYTES, end):

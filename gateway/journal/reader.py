@@ -78,6 +78,11 @@ class Reader:
         self.last = 0
         """Everything up to this position was returned, or is missing."""
 
+    @property
+    def at(self) -> int:
+        """Bytes from the start of its file to where the next record is looked for."""
+        return self._scanner.at if self._scanner else 0
+
     def hint(self, found: Found) -> Hint:
         """Say where *found*, the record that ``next`` returned last, stands."""
         return Hint(found.position, self._first, found.at)
@@ -97,6 +102,8 @@ class Reader:
                 self.last = hint.position - 1
                 self._gaps.clear()
         while self.last < after:
+            if self.pass_over(view, after):
+                continue
             found = self._next(view, quiet_below=after)
             if found is None:
                 break
@@ -110,6 +117,20 @@ class Reader:
             self.last = found.position
             return found
         return self._next(view, quiet_below=0)
+
+    def pass_over(self, view: View, to: int) -> int:
+        """Step over records up to the position *to* while nothing is amiss; return over how many.
+
+        May end at any place before; ``next`` tells why.
+        """
+        if self._scanner is None or self._held is not None or self._gaps:
+            return 0
+        index = view.index(self._first)
+        if view.segments[index].first != self._first:
+            return 0
+        last = self.last
+        self.last = self._scanner.pass_over(view.end_of(index), last, min(to, view.before(index) - 1))
+        return self.last - last
 
     def push_back(self, found: Found) -> None:
         """Make ``next`` return *found*, the record that it returned last, once more."""
@@ -168,8 +189,7 @@ class Reader:
         self.last += missing
         gaps, self._gaps = self._gaps, []
         if missing and not gaps:
-            at = self._scanner.at if self._scanner else 0
-            gaps = [Gap(at, at)]
+            gaps = [Gap(self.at, self.at)]
         if quiet_below and before <= quiet_below + 1:
             return
         for number, gap in enumerate(gaps, 1):

@@ -137,7 +137,7 @@ def _tail(
     named = 0
     while found:
         last = found[-1]
-        position, end = _last_record(last, salt, hint)
+        position, end = last_record(last, salt, hint)
         if end > HEADER_BYTES:
             if end < last.size and _cut(last, end):
                 last = Segment(last.first, last.path, end, last.touched_ms)
@@ -149,17 +149,21 @@ def _tail(
     return Segments(folder, identity, ()), 0, named
 
 
-def _last_record(segment: Segment, salt: Salt, hint: Hint) -> tuple[int, int]:
+def last_record(segment: Segment, salt: Salt, hint: Hint) -> tuple[int, int]:
     """Return position and end (byte offset) of the last good record; ``HEADER_BYTES`` or less: none."""
     reader = Reader(salt, lambda damage: None)
     view = View((segment,), segment.size, MAX_POSITION)
     position, end = segment.first - 1, 0
     try:
         reader.seek(view, max(hint.position - 1, 0) if hint.segment == segment.first else 0, hint)
-        while (found := reader.next(view)) is not None:
+        while True:
+            if reader.pass_over(view, MAX_POSITION):
+                position, end = reader.last, reader.at
+            if (found := reader.next(view)) is None:
+                break
             position, end = found.position, found.end
         if not end and hint.segment == segment.first:
-            return _last_record(segment, salt, NONE.hint)
+            return last_record(segment, salt, NONE.hint)
     finally:
         reader.close()
     return position, end

@@ -215,6 +215,24 @@ def verify_or_none(folder):
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
+def test_a_redacting_app_is_proved_to_the_last_callback(tmp_path):
+    """Its events have no body, and some ids depend on when they were received: each is found all the same."""
+    app = {"redact": {"operator": "drop", "from": "hash", "message": "drop"}, "redact_key": "k" * 16}
+    gateway = Gateway(tmp_path / "gateway", apps={"1400000000": app}, journal={"id_window_s": 3})
+    try:
+        gateway.start()
+        run(gateway.folder, "--all", "--ledger", "ledger.jsonl")
+        found = verify(gateway.folder, "--wait", 30)
+        lines = gateway.lines()
+    finally:
+        gateway.close()
+
+    assert (found["acknowledged"], found["arrived"]) == (len(ROWS), len(ROWS))
+    assert (found["lost"], found["duplicated"], found["unexpected"]) == (0, 0, 0)
+    assert sum(event["timesource"] == "received" for event in lines) > 5
+    assert not any("raw" in event["data"] for event in lines)
+
+
 def test_a_signed_app_takes_what_its_token_signed(tmp_path):
     """The configuration's token signs by default; another one, or none, is refused by its token and exit code 1."""
     gateway = Gateway(tmp_path / "gateway", apps={"1400000000": {"tokens": [TOKEN]}})

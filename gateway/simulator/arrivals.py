@@ -6,11 +6,11 @@ import asyncio
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from gateway.config import JsonlSink, PostgresSink, SqliteSink
 from gateway.errors import Unavailable
@@ -30,8 +30,6 @@ class Arrival:
     source: str
     recorded: str
     """``recordedtime``, ISO 8601 in UTC."""
-    raw: Callable[[], Any]
-    """Return ``data.raw`` parsed, None where the event has none."""
 
 
 class Arrivals(Protocol):
@@ -53,11 +51,10 @@ def arrival_of(body: bytes) -> Arrival | None:
     """Return the event in *body*, None when it is none of ours."""
     try:
         event = parse_json(body, _EVENT_DEPTH)
-        return Arrival(
-            event["id"], event["source"], event.get("recordedtime", ""), lambda: _raw(event.get("data"))
-        )
-    except (ValueError, KeyError):
+    except ValueError:
         return None
+    names = event.get("id"), event.get("source"), event.get("recordedtime", "")
+    return Arrival(*names) if all(isinstance(one, str) for one in names) else None
 
 
 class _Lines:
@@ -117,14 +114,14 @@ class _SqliteRows:
                 if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone() is None:
                     return []
                 rows = connection.execute(
-                    "SELECT seq, id, source, recordedtime, event FROM events WHERE seq > ? ORDER BY seq",
+                    "SELECT seq, id, source, recordedtime FROM events WHERE seq > ? ORDER BY seq",
                     (self._seq,),
                 ).fetchall()
         except sqlite3.Error as error:
             raise Unavailable("unreadable", f"{self._path}: {error}") from error
         if rows:
             self._seq = rows[-1][0]
-        return [Arrival(row[1], row[2], row[3] or "", _lazily(row[4])) for row in rows]
+        return [Arrival(row[1], row[2], row[3] or "") for row in rows]
 
 
 class _PostgresRows:
@@ -146,8 +143,7 @@ class _PostgresRows:
             try:
                 if await connection.fetchval("SELECT to_regclass($1)", table) is None:
                     return []
-                sql = f"""SELECT source, id, coalesce(event->>'recordedtime', '') AS recorded,
-                    (event->'data'->'raw')::text AS raw FROM {table}"""  # noqa: S608 - the prefix is checked
+                sql = f"SELECT source, id, coalesce(event->>'recordedtime', '') AS recorded FROM {table}"  # noqa: S608 - the prefix is checked
                 rows = await connection.fetch(sql)
             finally:
                 await connection.close(timeout=_DATABASE_TIMEOUT_S)
@@ -156,21 +152,9 @@ class _PostgresRows:
             raise Unavailable("unreadable", f"PostgreSQL can't be read ({type(error).__name__})") from error
         fresh = [row for row in rows if (row["source"], row["id"]) not in self._seen]
         self._seen.update((row["source"], row["id"]) for row in fresh)
-        return [Arrival(row["id"], row["source"], row["recorded"], _lazily_raw(row["raw"])) for row in fresh]
+        return [Arrival(row["id"], row["source"], row["recorded"]) for row in fresh]
 
 
 def _identity(fd: int) -> tuple[int, int]:
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
-
-
-def _raw(data: Any) -> Any:
-    return data.get("raw") if isinstance(data, dict) else None
-
-
-def _lazily(event: str) -> Callable[[], Any]:
-    return lambda: _raw(parse_json(event.encode(), _EVENT_DEPTH).get("data"))
-
-
-def _lazily_raw(raw: str | None) -> Callable[[], Any]:
-    return lambda: None if raw is None else parse_json(raw.encode(), _EVENT_DEPTH)

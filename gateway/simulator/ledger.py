@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ import orjson
 
 from gateway.callback import Callback
 from gateway.errors import ConfigError
-from gateway.event import Event, parse_json
+from gateway.ids import FACT_DIGITS
 from gateway.normalise import ID_RECIPE, normalise
 
-VERSION = 1
+VERSION = 2
 OK = "ok"
 TIMEOUT = "timeout"
 CONNECTION = "connection_error"
@@ -39,13 +38,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """One event that a callback must give. Exactly one of ``id`` and ``raw`` is not empty."""
+    """One event that a callback must give."""
 
     type: str
-    id: str = ""
-    """The event's id, where it follows from the callback alone."""
-    raw: str = ""
-    """``digest`` of the event's ``data.raw``, where the time of receipt takes part in the id."""
+    id: str
+    """The event's id; only its first FACT_DIGITS where the time of receipt gives the others."""
 
 
 @dataclass(slots=True)
@@ -81,18 +78,13 @@ def expected_events(app_id: str, query: str, body: bytes, *, is_signed: bool) ->
     """Return the events that the callback must give, from what the receiver would store; *query* unsigned."""
     events = normalise(_stored(app_id, query, body, 0, is_signed=is_signed), "0.0")
     if all(event.attributes.get("timesource") != "received" for event in events):
-        return tuple(Expected(event.type, id=event.id) for event in events)
-    # Why twice: only what the time of receipt changes has to be found by its body.
+        return tuple(Expected(event.type, event.id) for event in events)
+    # Why twice: what the time of receipt changes is known by its fact alone.
     later = normalise(_stored(app_id, query, body, _APART_MS, is_signed=is_signed), "0.0")
     return tuple(
-        Expected(one.type, id=one.id) if one.id == two.id else Expected(one.type, raw=_raw_digest(one))
+        Expected(one.type, one.id if one.id == two.id else one.id[:FACT_DIGITS])
         for one, two in zip(events, later, strict=True)
     )
-
-
-def digest(raw: Any) -> str:
-    """Return a hash of *raw*, JSON as ``parse_json`` gives it; spacing and order of keys change nothing."""
-    return blake2b(orjson.dumps(raw, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
 class LedgerFile:
@@ -110,10 +102,7 @@ class LedgerFile:
 
     def intend(self, number: int, command: str, expected: tuple[Expected, ...]) -> None:
         """Write down that callback *number* is about to be sent. Raises OSError."""
-        events = [
-            {"type": one.type, "id": one.id} if one.id else {"type": one.type, "raw": one.raw}
-            for one in expected
-        ]
+        events = [{"type": one.type, "id": one.id} for one in expected]
         self._write({"n": number, "command": command, "events": events})
 
     def answered(self, entry: Entry) -> None:
@@ -167,19 +156,12 @@ def _objects(lines: list[bytes]) -> Iterator[dict[str, Any]]:
 def _take(entries: dict[int, Entry], line: dict[str, Any]) -> None:
     number = line["n"]
     if "events" in line:
-        expected = tuple(
-            Expected(one["type"], one.get("id", ""), one.get("raw", "")) for one in line["events"]
-        )
+        expected = tuple(Expected(one["type"], one["id"]) for one in line["events"])
         entries[number] = Entry(number, line["command"], expected)
         return
     entry = entries[number]
     entry.answer, entry.code = line["answer"], line["code"]
     entry.attempts, entry.sent_ms, entry.took_ms = line["attempts"], line["sent_ms"], line["took_ms"]
-
-
-def _raw_digest(event: Event) -> str:
-    # Why parsed from the event: a Push item's raw is no text of its own until the event is written.
-    return digest(parse_json(event.body, 128)["data"]["raw"])
 
 
 def _stored(app_id: str, query: str, body: bytes, received_ms: int, *, is_signed: bool) -> Callback:

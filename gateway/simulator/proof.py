@@ -16,18 +16,12 @@ _PAUSE_MIN_S, _PAUSE_MAX_S = 0.1, 2.0
 _PEEK_MAX = 200_000  # Bound: events of a queue that are looked at, and held in memory meanwhile
 
 
-async def prove(
-    ledger: Ledger,
-    sink: JsonlSink | SqliteSink | PostgresSink,
-    wait_s: float,
-    *,
-    without_raw: bool = False,
-) -> Comparison:
+async def prove(ledger: Ledger, sink: JsonlSink | SqliteSink | PostgresSink, wait_s: float) -> Comparison:
     """Return the comparison of *ledger* with *sink*, complete or as it stands after *wait_s* seconds.
 
     Raises Unavailable when the sink can't be read even then.
     """
-    comparison = Comparison(ledger, sink.events, without_raw)
+    comparison = Comparison(ledger, sink.events)
     reader = arrivals_of(sink)
     ends_s = time.monotonic() + wait_s
     pause_s = _PAUSE_MIN_S

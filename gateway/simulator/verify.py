@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.event import iso_time
+from gateway.ids import FACT_DIGITS
 from gateway.simulator.arrivals import Arrival
-from gateway.simulator.ledger import CONNECTION, TIMEOUT, Entry, Expected, Ledger, digest
+from gateway.simulator.ledger import CONNECTION, TIMEOUT, Entry, Expected, Ledger
 from gateway.topology import matches
 
 SHOWN = 10
@@ -32,8 +33,6 @@ class Verdict:
     """Acknowledged, of a type that this sink does not take."""
     lost: tuple[int, ...]
     """Numbers of acknowledged callbacks of which an event is nowhere."""
-    unprovable: int
-    """Acknowledged, not found, and only ``data.raw`` could tell, which this app's events do not have."""
     refused: int
     unanswered: int
     """Timeouts, connection errors, and callbacks whose answer the sender did not live to see."""
@@ -57,19 +56,14 @@ class Comparison:
     ledger: Ledger
     patterns: Sequence[str]
     """The sink's ``events``."""
-    without_raw: bool = False
-    """The app redacts, so its events have no ``data.raw`` to be found by."""
     _in_sink: Counter[str] = field(default_factory=Counter)
     _queued: set[str] = field(default_factory=set)
     _parked: set[str] = field(default_factory=set)
     _keys: frozenset[str] = frozenset()
-    _has_raws: bool = False
     _unexpected: int = 0
 
     def __post_init__(self) -> None:
-        expected = [one for entry in self.ledger.entries.values() for one in entry.expected]
-        self._keys = frozenset(_key(one) for one in expected)
-        self._has_raws = any(one.raw for one in expected)
+        self._keys = frozenset(one.id for entry in self.ledger.entries.values() for one in entry.expected)
 
     def add(self, arrivals: Iterable[Arrival]) -> None:
         """Count what the sink has."""
@@ -90,7 +84,7 @@ class Comparison:
     def is_complete(self) -> bool:
         """Everything acknowledged that this sink takes is in it."""
         return all(
-            _key(one) in self._in_sink
+            one.id in self._in_sink
             for entry in self.ledger.entries.values()
             if entry.is_acknowledged
             for one in self._taken(entry)
@@ -112,7 +106,6 @@ class Comparison:
             parked=count["parked"],
             elsewhere=count["elsewhere"],
             lost=tuple(number for number, place in places.items() if place == "lost"),
-            unprovable=count["unprovable"],
             refused=len(others) - unanswered,
             unanswered=unanswered,
             kept_unacknowledged=sum(self._place(entry) == "arrived" for entry in others),
@@ -121,15 +114,14 @@ class Comparison:
         )
 
     def _place(self, entry: Entry) -> str:
-        keys = [_key(one) for one in self._taken(entry)]
+        keys = [one.id for one in self._taken(entry)]
         if not keys:
             return "elsewhere"
         missing = [key for key in keys if key not in self._in_sink]
         if not missing:
             return "arrived"
-        gone = [key for key in missing if key not in self._queued and key not in self._parked]
-        if gone:
-            return "unprovable" if self.without_raw and all(map(_is_raw, gone)) else "lost"
+        if any(key not in self._queued and key not in self._parked for key in missing):
+            return "lost"
         return "parked" if any(key in self._parked for key in missing) else "queued"
 
     def _taken(self, entry: Entry) -> list[Expected]:
@@ -145,14 +137,11 @@ class Comparison:
         return (arrival for arrival in arrivals if arrival.source == source)
 
     def _key_of(self, arrival: Arrival) -> str:
-        """Return the ledger's key of *arrival*, "" when no callback of the ledger gives it."""
-        if arrival.id in self._keys:
-            return arrival.id
-        if not self._has_raws:
-            return ""
-        raw = arrival.raw()
-        key = "" if raw is None else f"raw {digest(raw)}"
-        return key if key in self._keys else ""
+        """Return the ledger's id of *arrival*, "" when no callback of the ledger gives it."""
+        for known in (arrival.id, arrival.id[:FACT_DIGITS]):
+            if known in self._keys:
+                return known
+        return ""
 
 
 _UNANSWERED = ("", TIMEOUT, CONNECTION)
@@ -163,7 +152,6 @@ _WORDS = {
     "parked": "of these parked in its dead queue",
     "elsewhere": "of these not for this sink",
     "lost": "of these lost",
-    "unprovable": "of these can't be found: without time, and the app redacts",
     "refused": "refused",
     "unanswered": "not answered",
     "kept_unacknowledged": "of the refused and unanswered in the sink",
@@ -180,11 +168,3 @@ def render(verdict: Verdict) -> str:
         more = ", …" if len(verdict.lost) > SHOWN else ""
         lines.append(f"lost: {', '.join(map(str, verdict.lost[:SHOWN]))}{more}")
     return "\n".join([f"{verdict.sent:>9}  callbacks in the ledger", *lines])
-
-
-def _key(expected: Expected) -> str:
-    return expected.id or f"raw {expected.raw}"
-
-
-def _is_raw(key: str) -> bool:
-    return key.startswith("raw ")

@@ -53,8 +53,10 @@ def arrival_of(body: bytes) -> Arrival | None:
         event = parse_json(body, _EVENT_DEPTH)
     except ValueError:
         return None
-    names = event.get("id"), event.get("source"), event.get("recordedtime", "")
-    return Arrival(*names) if all(isinstance(one, str) for one in names) else None
+    identity, source, recorded = event.get("id"), event.get("source"), event.get("recordedtime", "")
+    if isinstance(identity, str) and isinstance(source, str) and isinstance(recorded, str):
+        return Arrival(identity, source, recorded)
+    return None
 
 
 class _Lines:

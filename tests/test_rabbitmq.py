@@ -1,11 +1,8 @@
 """RabbitMQ's own ways to fail, on a real node: returns, closed channels, alarms, rights, hosts, TLS."""
 
 import asyncio
-import contextlib
 import json
 import time
-import urllib.request
-from base64 import b64encode
 from urllib.parse import quote, urlsplit
 
 import aio_pika
@@ -16,122 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.broker import Unconfirmed
-from gateway.broker.rabbitmq import RabbitMQ
 from gateway.broker.rabbitmq.confirms import Batch, UnconfirmedBatches
-from gateway.callback import Callback
-from gateway.config import Broker as BrokerConfig
-from gateway.config import Journal as JournalConfig
 from gateway.errors import Unavailable
-from gateway.event import Event
-from gateway.forwarder import Forwarder
-from gateway.journal import Journal
-from gateway.metrics import Metrics
-from gateway.topology import Topology
+from tests.rabbitmq_world import (
+    admin_channel,
+    body,
+    callback,
+    event,
+    frozen,
+    manage,
+    numbers,
+    taken,
+    until,
+    value,
+)
 from tests.services.processes import free_ports
-
-SINKS = {"one": ("#",), "two": ("im.group.#",)}
-
-
-def event(number, event_type="im.group.member.exited"):
-    attributes = {
-        "id": f"{number:032x}",
-        "source": "/s",
-        "type": event_type,
-        "appid": "14",
-        "partitionkey": "k",
-    }
-    return Event(json.dumps({**attributes, "data": {"n": number}}).encode(), attributes)
-
-
-def body(number, **fields):
-    return json.dumps(
-        {"GroupId": "g", "ExitType": "Quit", "EventTime": 1_670_574_414_123 + number, **fields}
-    ).encode()
-
-
-def callback(number, **fields):
-    query = "SdkAppid=14&CallbackCommand=Group.CallbackAfterMemberExit"
-    return Callback("14", query, body(number, **fields), "127.0.0.1", 1_700_000_000_000, False, 1, 10)
-
-
-def value(metric, **labels):
-    return sum(
-        one.value
-        for found in metric.collect()
-        for one in found.samples
-        if not one.name.endswith("_created") and labels.items() <= one.labels.items()
-    )
-
-
-@pytest.fixture
-async def make(amqp_url):
-    """Return a function that makes a broker on this test's virtual host; all are closed at the end."""
-    async with contextlib.AsyncExitStack() as stack:
-
-        def build(sinks=SINKS, **settings):
-            broker = RabbitMQ(
-                BrokerConfig(
-                    url=settings.pop("url", amqp_url), reconnect_min_s=0.05, reconnect_max_s=0.3, **settings
-                ),
-                Topology.of("im.events", sinks),
-                Metrics(),
-            )
-            stack.push_async_callback(broker.close)
-            return broker
-
-        yield build
-
-
-@pytest.fixture
-async def forward(tmp_path, make):
-    """Return a function that starts a forwarder from a fresh journal to a broker."""
-    async with contextlib.AsyncExitStack() as stack:
-
-        async def begin(broker=None, **settings):
-            metrics = Metrics()
-            journal = Journal.open(JournalConfig(dir=tmp_path / "journal", min_free_mb=0), metrics)
-            stack.push_async_callback(journal.close)
-            config = BrokerConfig(url="amqp://x", reconnect_min_s=0.02, reconnect_max_s=0.2, **settings)
-            forwarder = Forwarder(journal, broker or make(), config, metrics)
-            task = asyncio.create_task(forwarder.run())
-
-            async def stop():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-
-            stack.push_async_callback(stop)
-            return journal, metrics
-
-        yield begin
-
-
-@contextlib.asynccontextmanager
-async def admin_channel(url):
-    connection = await aio_pika.connect(url)
-    async with connection, connection.channel() as channel:
-        yield channel
-
-
-async def until(ask, what, deadline_s=30):
-    async with asyncio.timeout(deadline_s):
-        while not await ask():
-            await asyncio.sleep(0.02)
-    return what
-
-
-async def taken(broker, sink, count):
-    """Take and settle *count* events of *sink*; return their ids in order."""
-    found = []
-    async with asyncio.timeout(30), broker.consumer(sink, 1000) as consumer:
-        while len(found) < count:
-            deliveries = await consumer.take(1000, 0.05)
-            found += [json.loads(one.body) for one in deliveries]
-            await consumer.ack(deliveries)
-    return found
-
-
-def numbers(events):
-    return [one["data"]["raw"]["EventTime"] - 1_670_574_414_123 for one in events]
 
 
 async def test_a_return_is_not_a_success_even_with_equal_ids(make, amqp_url):
@@ -294,18 +190,6 @@ async def test_a_connection_given_up_for_silence_cancels_nobody(make, rabbitmq):
     assert (await broker.depth("one")).ready == 0
 
 
-@contextlib.contextmanager
-def frozen(pid):
-    import os
-    import signal
-
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 async def test_a_message_the_broker_will_not_have_goes_out_as_malformed(make, rabbitmq, forward):
     """One event too large for the broker's own limit holds nobody up: named, without body, kept in the journal."""
     await asyncio.to_thread(lambda: rabbitmq.configure(max_message_size="20000"))
@@ -351,17 +235,6 @@ async def test_a_policy_that_makes_one_queue_reject_loses_nothing(make, rabbitmq
         depth = await broker.depth(sink)
         found = set(numbers(await taken(broker, sink, depth.ready)))
         assert found == set(range(stored)), sink
-
-
-def manage(rabbitmq, method, path, content=None):
-    parts = urlsplit(rabbitmq.management_url)
-    request = urllib.request.Request(
-        f"http://{parts.hostname}:{parts.port}{path}", method=method,
-        data=None if content is None else json.dumps(content).encode(),
-        headers={"Authorization": "Basic " + b64encode(b"guest:guest").decode(), "Content-Type": "application/json"},
-    )  # fmt: skip
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return answer.read()
 
 
 async def test_declare_check_names_what_is_missing_and_needs_no_right_to_configure(make, rabbitmq, amqp_url):

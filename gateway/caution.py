@@ -34,10 +34,10 @@ class Caution:
         """Take in a refusal; *first* is unconfirmed, *sent* the last sent. True: *first* has just struck out.
 
         *reason* is that of Unconfirmed. ``rejected``: the content is suspect, so batches shrink until the one
-        refused stands alone. ``nacked``, ``returned``: a queue or the topology is, so one event probes; each
-        probe is one copy to the queues that do take it. The others tell nothing about what was sent.
+        refused stands alone. ``nacked``, ``returned``, ``deadline``: a queue or the topology is, so one event
+        probes; each probe is one copy to the queues that do take it. ``closed`` tells nothing.
         """
-        if reason not in ("nacked", "returned", "rejected"):
+        if reason not in ("nacked", "returned", "deadline", "rejected"):
             return False
         was_alone = self.size == 1
         self.until = max(self.until, sent)

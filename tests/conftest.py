@@ -7,7 +7,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import settings
 
-from tests.rabbitmq_world import forward, make  # noqa: F401 - fixtures
+from tests.rabbitmq_world import forward, make, work  # noqa: F401 - fixtures
 from tests.services import Postgres, RabbitMQ
 
 # Why: how long one example takes says how busy the machine is, not whether the code is right.

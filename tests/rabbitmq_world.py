@@ -16,11 +16,13 @@ from gateway.broker.rabbitmq import RabbitMQ
 from gateway.callback import Callback
 from gateway.config import Broker as BrokerConfig
 from gateway.config import Journal as JournalConfig
+from gateway.config import JsonlSink
 from gateway.event import Event
 from gateway.forwarder import Forwarder
 from gateway.journal import Journal
 from gateway.metrics import Metrics
 from gateway.topology import Topology
+from gateway.worker import Worker
 
 SINKS = {"one": ("#",), "two": ("im.group.#",)}
 
@@ -96,6 +98,48 @@ async def forward(tmp_path, make):
             return journal, metrics
 
         yield begin
+
+
+class Collector:
+    """A sink that remembers what it was given; it takes nothing while ``may_write`` is not set."""
+
+    effect = "at_least_once"
+
+    def __init__(self):
+        self.events = []
+        self.may_write = asyncio.Event()
+        self.may_write.set()
+
+    async def open(self):
+        """Nothing to open."""
+
+    async def write(self, events):
+        await self.may_write.wait()
+        self.events += [one.attributes for one in events]
+        return {}
+
+    async def close(self):
+        """Nothing to close."""
+
+
+@pytest.fixture
+async def work(tmp_path):
+    """Return a function that starts a worker for a sink of a broker; it returns (Collector, Metrics)."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        def start(broker, name="one", **settings):
+            sink, metrics = Collector(), Metrics()
+            config = JsonlSink(kind="jsonl", path=tmp_path / "x", **{"batch_max_wait_ms": 0, **settings})
+            task = asyncio.create_task(Worker(name, config, sink, broker, metrics).run())
+
+            async def stop():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+            stack.push_async_callback(stop)
+            return sink, metrics
+
+        yield start
 
 
 @contextlib.asynccontextmanager

@@ -35,7 +35,7 @@ class TcpProxy:
         self._is_mute = False
         self._pairs: set[_Pair] = set()
         self._silent: list[socket.socket] = []
-        """Connections that nothing is said on: no server behind them, or no client before them any more."""
+        """Sockets that nothing is said on any more, or never was."""
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self.accepted = 0
@@ -95,6 +95,10 @@ class TcpProxy:
         """End all connections on the client's side; the server hears nothing of it, now or later."""
         self._do(self._half_open)
 
+    def black_hole(self) -> None:
+        """Pass nothing on any more for the connections that stand, and end none; new ones work."""
+        self._do(self._black_hole)
+
     def close(self) -> None:
         """End everything."""
         if self._thread.is_alive():
@@ -153,6 +157,11 @@ class TcpProxy:
             await self._forget(pair)
             _reset(pair.client)
             self._silent.append(pair.server)
+
+    async def _black_hole(self) -> None:
+        for pair in list(self._pairs):
+            await self._forget(pair)
+            self._silent += [pair.client, pair.server]
 
     async def _end(self) -> None:
         await self._refuse()

@@ -20,7 +20,7 @@ from gateway.journal import Journal
 from gateway.metrics import Metrics
 from gateway.redact import Redaction
 from gateway.topology import Topology
-from tests.test_rabbitmq import callback, numbers, value
+from tests.rabbitmq_world import callback, numbers, value
 
 
 class Scripted:

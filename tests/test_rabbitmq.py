@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from urllib.parse import quote, urlsplit
 
 import aio_pika
@@ -319,7 +318,7 @@ async def test_a_port_that_accepts_and_closes_at_once_is_unavailable(make, monke
     async def connect(*args, **kwargs):
         raise StopAsyncIteration
 
-    monkeypatch.setattr("gateway.broker.rabbitmq.link.aio_pika.connect", connect)
+    monkeypatch.setattr("gateway.broker.rabbitmq.link.aiormq.Connection.connect", connect)
     broker = make()
     with pytest.raises(Unavailable):
         await broker.depth("one")
@@ -495,7 +494,7 @@ def test_confirms_are_counted_like_a_simple_model(plan):
                 members = set(range(tags + 1, tags + 1 + number % 4 + 1))
                 tags = max(members)
                 futures.append((loop.create_future(), members))
-                books.batches.append(Batch(futures[-1][0], set(members), tags, time.monotonic()))
+                books.batches.append(Batch(futures[-1][0], set(members), tags))
                 continue
             tag = min(number, tags)
             if tag == 0:

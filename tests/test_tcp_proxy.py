@@ -115,6 +115,20 @@ async def test_half_open_ends_the_client_and_leaves_the_server_in_the_dark(ends)
     assert await is_silent(server_reader)
 
 
+async def test_a_black_hole_swallows_what_stands_and_takes_new_connections(ends):
+    """A fire wall that has forgotten them: both ends wait."""
+    (reader, writer), (server_reader, server_writer) = await ends.connect(ends.proxy)
+    ends.proxy.black_hole()
+    writer.write(b"x")
+    server_writer.write(b"x")
+
+    assert await is_silent(reader)
+    assert await is_silent(server_reader)
+    (_, other), (again, _) = await ends.connect(ends.proxy)
+    other.write(b"y")
+    assert await arrives(again) == b"y"
+
+
 async def test_mute_accepts_and_says_nothing(ends):
     """A node that hangs, or a load balancer in front of none: the connection stands, and that is all."""
     (_, writer), (server_reader, _) = await ends.connect(ends.proxy)

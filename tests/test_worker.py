@@ -16,7 +16,7 @@ from gateway.event import Event
 from gateway.metrics import Metrics
 from gateway.topology import Topology
 from gateway.worker import Worker
-from tests.test_rabbitmq import event, value
+from tests.rabbitmq_world import event, value
 
 TOPOLOGY = Topology.of("im.events", {"one": ("#",)})
 

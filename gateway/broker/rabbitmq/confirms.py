@@ -16,7 +16,6 @@ class Batch:
     future: asyncio.Future[None]
     pending: set[int]
     last_tag: int
-    sent_s: float
     failure: str = ""
     detail: str = ""
 

@@ -13,12 +13,11 @@ from itertools import islice
 
 import aiormq
 import pamqp.frame
-from aiormq import exceptions as amqp
 from aiormq.abc import ChannelFrame, DeliveredMessage
 from pamqp import commands as spec
 
 from gateway.broker import Delivery
-from gateway.broker.rabbitmq.link import close_channel, explain
+from gateway.broker.rabbitmq.link import close_channel, lost, or_closed
 from gateway.broker.rabbitmq.publish import PUBLISH_TAG, Message
 from gateway.errors import Unavailable
 from gateway.topology import SinkTopology, retry_delay_s
@@ -74,7 +73,8 @@ class Consumer:
         payload = b"".join(pamqp.frame.marshal(frame, self._channel.number) for frame in frames)
         for tag in tags:
             self._unsettled.pop(tag, None)
-        await self._channel.write_queue.put(ChannelFrame(payload=payload, should_close=False))
+        frame = ChannelFrame(payload=payload, should_close=False)
+        await or_closed(self._channel.write_queue.put(frame), self._closing)
 
     async def retry(self, delivery: Delivery, reason: str) -> None:
         delay_s = retry_delay_s(delivery.attempt)
@@ -130,8 +130,7 @@ class Consumer:
         self._lose(Unavailable("cancelled", f"RabbitMQ ended the consumer: was {self._sink.queue} deleted?"))
 
     def _on_closed(self, closing: asyncio.Future[object]) -> None:
-        error = None if closing.cancelled() else closing.exception()
-        self._lose(explain(error or amqp.ChannelClosed(0, "closed")))
+        self._lose(lost(closing))
 
     def _lose(self, why: Unavailable) -> None:
         self._lost = self._lost or why

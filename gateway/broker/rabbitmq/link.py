@@ -1,31 +1,49 @@
 """One supervised connection to RabbitMQ: opened on demand, one attempt at a time, several hosts in turn.
 
-It does not retry by itself: whoever needs it waits with its own backoff and asks again.
+It does not retry by itself: whoever needs it waits with its own backoff and asks again. Every request has a
+deadline; a connection on which one passes is torn down, so that the next attempt has a fresh one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
 import ssl
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
-import aio_pika
 import aiormq
 from aiormq import exceptions as amqp
+from aiormq.connection import TransportFactory
 from yarl import URL
 
+from gateway.broker.rabbitmq.faults import explain, in_our_words
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
 from gateway.metrics import Metrics
 
-_log = logging.getLogger(__name__)
 _CLOSE_S = 5.0
 _MOST_CHANNELS = 2000  # Source: RabbitMQ allows 2047 a connection unless told otherwise
 T = TypeVar("T")
+
+
+class _Wire(TransportFactory):
+    """Opens TCP or TLS and keeps hold of it: only so can a connection be ended with what it has buffered."""
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        self._context = context
+        self._writer: asyncio.StreamWriter | None = None
+        self.is_cut = False
+
+    async def create(self, url: URL, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, self._writer = await asyncio.open_connection(url.host, url.port, ssl=self._context)
+        return reader, self._writer
+
+    def cut(self) -> None:
+        """End it at once; nothing more is sent, not even what was written before."""
+        self.is_cut = True
+        if self._writer is not None:
+            self._writer.transport.abort()
 
 
 class Link:
@@ -39,29 +57,47 @@ class Link:
         self._config = config
         self._role = role
         self._connected = metrics.broker_connected.labels(role)
-        self._connection: aio_pika.abc.AbstractConnection | None = None
+        self._connection: aiormq.Connection | None = None
+        self._wire = _Wire(None)
         self._lock = asyncio.Lock()
         self._next_host = 0
         self._next_channel = 1
 
-    async def get(self) -> aiormq.abc.AbstractConnection:
+    @property
+    def url(self) -> URL:
+        """The URL of the host that is connected to, or was last."""
+        return URL(self._config.urls[self._next_host % len(self._config.urls)])
+
+    async def get(self) -> aiormq.Connection:
         """Return the open connection, or make one; Unavailable when no host takes us."""
         async with self._lock:
-            if self._connection is not None:
-                underlay = _underlay(self._connection)
-                # Why not is_closed: a connection whose reader has ended may take long to be closed.
-                if underlay is not None and underlay.is_opened:
-                    return underlay
-                await self._drop()
+            # Why not is_closed: a connection whose reader has ended may take long to be closed.
+            if self._connection is not None and self._connection.is_opened and not self._wire.is_cut:
+                return self._connection
+            await self._drop()
             return await self._connect()
 
     async def channel(self, make: type[aiormq.Channel], *, confirms: bool) -> aiormq.Channel:
-        """Open a channel of class *make*; Unavailable when the connection is lost meanwhile."""
+        """Open a channel of class *make*; Unavailable when the connection is lost meanwhile.
+
+        Waits while the broker does not read the connection because of an alarm.
+        """
         connection = await self.get()
+        closing = connection.closing
+        try:
+            await or_closed(connection.ready(), closing)
+        finally:
+            closing.cancel()
         number = self._free_number(connection)
         channel = make(connection, number, publisher_confirms=confirms, on_return_raises=False)
         connection.channels[number] = channel
-        await self.guard(channel.open())
+        try:
+            await self.guard(channel.open(), self._config.connect_timeout_s)
+        except Unavailable as fault:
+            # Why: no queue has a part in opening a channel, so it is the connection that says nothing.
+            if fault.reason == "timeout" and not await is_blocked(connection):
+                self.cut(connection)
+            raise
         return channel
 
     async def guard(self, call: Awaitable[T], timeout_s: float | None = None) -> T:
@@ -70,36 +106,49 @@ class Link:
             async with asyncio.timeout(timeout_s or self._config.connect_timeout_s * 4):
                 return await call
 
+    def cut(self, connection: aiormq.abc.AbstractConnection) -> None:
+        """End *connection* at once, if it is still ours, with all that waits to be sent on it."""
+        if connection is self._connection:
+            self._wire.cut()
+
     async def close(self) -> None:
         """Close the connection; safe when there is none."""
         async with self._lock:
             await self._drop()
 
-    async def _connect(self) -> aiormq.abc.AbstractConnection:
+    async def _connect(self) -> aiormq.Connection:
         faults = []
         for _ in self._config.urls:
-            url = self._config.urls[self._next_host % len(self._config.urls)]
-            self._next_host += 1
+            url = self.url
             try:
-                with in_our_words():
-                    async with asyncio.timeout(self._config.connect_timeout_s):
-                        self._connection = await aio_pika.connect(
-                            URL(url).update_query(heartbeat=str(self._config.heartbeat_s)),
-                            ssl_context=self._ssl() if url.startswith("amqps") else None,
-                            client_properties={"connection_name": f"im-callback-gateway {self._role}"},
-                        )
-                    underlay = _underlay(self._connection)
-                    assert underlay is not None
+                self._connection = await self._try(url)
             except Unavailable as fault:
-                faults.append((URL(url), fault))
+                faults.append((url, fault))
+                self._next_host += 1
                 continue
-            self._next_host -= 1
             self._next_channel = 1
             self._connected.set(1)
-            underlay.closing.add_done_callback(self._on_closed)
-            return underlay
+            self._connection.closing.add_done_callback(self._on_closed)
+            return self._connection
         places = "; ".join(f"{url.host}:{url.port or 5672}: {fault.detail}" for url, fault in faults)
         raise Unavailable(faults[-1][1].reason, places)
+
+    async def _try(self, url: URL) -> aiormq.Connection:
+        self._wire = wire = _Wire(self._ssl() if url.scheme == "amqps" else None)
+        connection = aiormq.Connection(
+            url.update_query(heartbeat=str(self._config.heartbeat_s)),
+            client_properties={"connection_name": f"im-callback-gateway {self._role}"},
+            transport_factory=wire,
+        )
+        try:
+            with in_our_words():
+                async with asyncio.timeout(self._config.connect_timeout_s):
+                    await connection.connect()
+                    await connection.connected.wait()
+        except BaseException:
+            wire.cut()
+            raise
+        return connection
 
     def _on_closed(self, closing: asyncio.Future[Any]) -> None:
         if not closing.cancelled():
@@ -125,9 +174,38 @@ class Link:
         connection, self._connection = self._connection, None
         self._connected.set(0)
         if connection is not None:
-            with suppress(Unavailable), in_our_words():
-                async with asyncio.timeout(_CLOSE_S):
-                    await connection.close()
+            try:
+                with suppress(Unavailable), in_our_words():
+                    async with asyncio.timeout(_CLOSE_S):
+                        await connection.close()
+            finally:
+                self._wire.cut()
+
+
+async def or_closed(call: Coroutine[Any, Any, T], closing: asyncio.Future[Any]) -> T:
+    """Await *call*; Unavailable as soon as *closing*, of a channel or connection, is done."""
+    # Why: on a connection that is gone nothing empties the queue of frames, nor ends an alarm.
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait((task, closing), return_when=asyncio.FIRST_COMPLETED)
+        if closing.done():
+            raise lost(closing)
+        return task.result()
+    finally:
+        task.cancel()
+
+
+def lost(closing: asyncio.Future[Any]) -> Unavailable:
+    """Return why the channel or connection of *closing* is gone."""
+    error = None if closing.cancelled() else closing.exception()
+    return explain(error or amqp.ChannelClosed(0, "closed"))
+
+
+async def is_blocked(connection: aiormq.abc.AbstractConnection) -> bool:
+    """Say whether the broker has told that it does not read *connection*, because of an alarm."""
+    ready = asyncio.ensure_future(connection.ready())
+    await asyncio.wait((ready,), timeout=0.01)
+    return ready.cancel()
 
 
 async def close_channel(channel: aiormq.Channel) -> None:
@@ -136,70 +214,3 @@ async def close_channel(channel: aiormq.Channel) -> None:
         with suppress(Unavailable), in_our_words():
             async with asyncio.timeout(_CLOSE_S):
                 await channel.close()
-
-
-@contextmanager
-def in_our_words() -> Iterator[None]:
-    """Turn what goes wrong with a connection inside the block into Unavailable."""
-    try:
-        yield
-    except asyncio.CancelledError as error:
-        # Why: aiormq cancels the requests of a connection that it gives up, for silence, say. Nobody
-        #      cancelled us then, and letting that pass would end the task, and the process with it.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise explain(error) from error
-    # Why StopAsyncIteration: aiormq raises it when the other side closes right after it has accepted.
-    except (amqp.AMQPError, OSError, RuntimeError, TimeoutError, StopAsyncIteration) as error:
-        raise explain(error) from error
-
-
-def explain(error: BaseException) -> Unavailable:
-    """Return Unavailable with a fixed reason and a sentence on what *error* means."""
-    if isinstance(error, amqp.InvalidFrameError) and "Connection.Close" in str(error):
-        # Why by its text: aiormq does not pass on what the server says when it refuses the virtual host.
-        return Unavailable("no_vhost", _NO_VHOST)
-    # Why the causes too: aiormq wraps what the system said into a connection error of its own.
-    causes = [one for one in (error, error.__cause__, error.__context__) if one is not None]
-    for kinds, reason, sentence in _MEANINGS:
-        if any(isinstance(cause, kinds) for cause in causes):
-            return Unavailable(reason, f"{sentence} ({_text(error)})")
-    return Unavailable("connection_lost", f"the connection is gone ({_text(error)})")
-
-
-_NO_VHOST = "RabbitMQ refuses the virtual host of broker.url: it does not exist, or the user may not enter it"
-_MEANINGS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
-    (
-        (amqp.AuthenticationError, amqp.ProbableAuthenticationError),
-        "bad_credentials",
-        "RabbitMQ refuses the user name or password of broker.url",
-    ),
-    (
-        (amqp.ConnectionNotAllowed,),
-        "no_vhost",
-        _NO_VHOST,
-    ),
-    ((ssl.SSLError,), "tls", "the TLS handshake failed: compare broker.tls_ca and the server's certificate"),
-    ((TimeoutError,), "timeout", "no answer in time"),
-    ((ConnectionRefusedError,), "refused", "nothing listens there: is RabbitMQ running?"),
-    ((socket.gaierror,), "no_host", "the host name of broker.url is not known here"),
-    (
-        (amqp.IncompatibleProtocolError, amqp.InvalidFrameError),
-        "not_amqp",
-        "what listens there speaks no plain AMQP 0-9-1: is it the TLS port (amqps://), or another program?",
-    ),
-    ((amqp.ChannelAccessRefused,), "no_rights", "the user of broker.url lacks the rights"),
-    ((amqp.ChannelNotFoundEntity,), "missing", "an exchange or queue is missing"),
-    ((amqp.ChannelPreconditionFailed,), "mismatch", "RabbitMQ refuses the request"),
-)
-
-
-def _text(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _underlay(connection: aio_pika.abc.AbstractConnection) -> aiormq.abc.AbstractConnection | None:
-    transport = connection.transport
-    return transport.connection if transport is not None else None

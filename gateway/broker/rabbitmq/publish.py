@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import aiormq
@@ -22,9 +21,8 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from gateway.broker.rabbitmq.confirms import Batch, UnconfirmedBatches
-from gateway.broker.rabbitmq.link import close_channel, explain
+from gateway.broker.rabbitmq.link import close_channel, is_blocked, lost, or_closed
 from gateway.config import Broker as BrokerConfig
-from gateway.errors import Unavailable
 from gateway.event import Event
 from gateway.metrics import Metrics
 
@@ -125,19 +123,17 @@ class Publisher:
             nothing.set_result(None)
             return nothing
         async with self._lock:  # Why: tags are counted, so frames must be queued in the order of their tags
-            await self._wait_until_ready()
+            # While the broker refuses to read (an alarm), nothing is written.
+            await or_closed(self._channel.connection.ready(), self._closing)
             first = self._tag + 1
             self._tag += len(messages)
-            batch = Batch(
-                asyncio.get_running_loop().create_future(), set(range(first, self._tag + 1)), self._tag,
-                time.monotonic(),
-            )  # fmt: skip
+            tags = set(range(first, self._tag + 1))
+            batch = Batch(asyncio.get_running_loop().create_future(), tags, self._tag)
             payload = b"".join(self._frames(message, first + at) for at, message in enumerate(messages))
             self._unconfirmed.batches.append(batch)
             frame = ChannelFrame(payload=payload, should_close=False)
             try:
-                # Why with the closing future: the queue is never emptied once the connection is gone.
-                await self._or_closed(self._channel.write_queue.put(frame))
+                await or_closed(self._channel.write_queue.put(frame), self._closing)
             except BaseException:
                 self._is_broken = True  # tags are counted that were never sent
                 raise
@@ -149,40 +145,29 @@ class Publisher:
         self._unconfirmed.fail_all("closed", "the channel was closed")
         await close_channel(self._channel)
 
-    async def _wait_until_ready(self) -> None:
-        """Return once the broker reads publishes; while it refuses to (an alarm), nothing is written."""
-        await self._or_closed(self._channel.connection.ready())
-
-    async def _or_closed(self, call: Coroutine[object, object, object]) -> None:
-        task = asyncio.ensure_future(call)
-        try:
-            await asyncio.wait((task, self._closing), return_when=asyncio.FIRST_COMPLETED)
-            if self._closing.done():
-                raise self._lost()
-            task.result()
-        finally:
-            task.cancel()
-
-    def _lost(self) -> Unavailable:
-        error = None if self._closing.cancelled() else self._closing.exception()
-        return explain(error or amqp.ChannelClosed(0, "closed"))
-
     def _on_closed(self, closing: asyncio.Future[object]) -> None:
         self._watch.cancel()
         error = None if closing.cancelled() else closing.exception()
         is_rejection = isinstance(error, _REJECTIONS) or _code(error) in _REJECTION_CODES
-        self._unconfirmed.fail_all("rejected" if is_rejection else "closed", self._lost().detail)
+        self._unconfirmed.fail_all("rejected" if is_rejection else "closed", lost(closing).detail)
 
     async def _watch_deadlines(self) -> None:
-        """Fail everything once the oldest batch has waited too long; time while blocked does not count."""
+        """Fail everything once the oldest batch has had no confirm for too long.
+
+        Time while blocked does not count, nor does the time in which its events are confirmed one by one:
+        on a slow link that takes long, and sending them again would take longer.
+        """
+        seen, waited_s = None, 0.0
         while True:
             await asyncio.sleep(_TICK_S)
-            is_blocked = await self._is_blocked()
-            self._note_blocked(is_blocked)
-            for batch in self._unconfirmed.batches:
-                batch.sent_s += _TICK_S if is_blocked else 0.0
+            is_held = await is_blocked(self._channel.connection)
+            self._note_blocked(is_held)
             oldest = self._unconfirmed.batches[0] if self._unconfirmed.batches else None
-            if oldest and time.monotonic() - oldest.sent_s > self._config.confirm_timeout_s:
+            state = (oldest.last_tag, len(oldest.pending)) if oldest else None
+            # Why ticks instead of the clock: a process that was suspended has confirms to read first.
+            waited_s = 0.0 if is_held or state != seen else waited_s + _TICK_S
+            seen = state
+            if oldest and waited_s > self._config.confirm_timeout_s:
                 detail = f"no confirm within broker.confirm_timeout_s ({self._config.confirm_timeout_s:g} s)"
                 self._unconfirmed.fail_all("deadline", detail)
 
@@ -194,11 +179,6 @@ class Publisher:
                 _log.warning("RabbitMQ refuses to read publishes (a memory or disk alarm); events wait")
             else:
                 _log.info("RabbitMQ reads publishes again")
-
-    async def _is_blocked(self) -> bool:
-        ready = asyncio.ensure_future(self._channel.connection.ready())
-        await asyncio.wait((ready,), timeout=0.01)
-        return ready.cancel()
 
     def _frames(self, message: Message, tag: int) -> bytes:
         properties = spec.Basic.Properties(

@@ -1,0 +1,75 @@
+"""What goes wrong with RabbitMQ, in our words: a fixed reason and a sentence on what it means."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiormq import exceptions as amqp
+
+from gateway.errors import Unavailable
+
+
+@contextmanager
+def in_our_words() -> Iterator[None]:
+    """Turn what goes wrong with a connection inside the block into Unavailable."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        # Why: aiormq cancels the requests of a connection that it gives up, for silence, say. Nobody
+        #      cancelled us then, and letting that pass would end the task, and the process with it.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise explain(error) from error
+    # Why StopAsyncIteration: aiormq raises it when the other side closes right after it has accepted.
+    except (amqp.AMQPError, OSError, RuntimeError, TimeoutError, StopAsyncIteration) as error:
+        raise explain(error) from error
+
+
+def explain(error: BaseException) -> Unavailable:
+    """Return Unavailable with a fixed reason and a sentence on what *error* means."""
+    if isinstance(error, amqp.InvalidFrameError) and "Connection.Close" in str(error):
+        # Why by its text: aiormq does not pass on what the server says when it refuses the virtual host.
+        return Unavailable("no_vhost", _NO_VHOST)
+    # Why the causes too: aiormq wraps what the system said into a connection error of its own.
+    causes = [one for one in (error, error.__cause__, error.__context__) if one is not None]
+    for kinds, reason, sentence in _MEANINGS:
+        if any(isinstance(cause, kinds) for cause in causes):
+            return Unavailable(reason, f"{sentence} ({_text(error)})")
+    return Unavailable("connection_lost", f"the connection is gone ({_text(error)})")
+
+
+_NO_VHOST = "RabbitMQ refuses the virtual host of broker.url: it does not exist, or the user may not enter it"
+_MEANINGS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
+    (
+        (amqp.AuthenticationError, amqp.ProbableAuthenticationError),
+        "bad_credentials",
+        "RabbitMQ refuses the user name or password of broker.url",
+    ),
+    (
+        (amqp.ConnectionNotAllowed,),
+        "no_vhost",
+        _NO_VHOST,
+    ),
+    ((ssl.SSLError,), "tls", "the TLS handshake failed: compare broker.tls_ca and the server's certificate"),
+    ((TimeoutError,), "timeout", "no answer in time"),
+    ((ConnectionRefusedError,), "refused", "nothing listens there: is RabbitMQ running?"),
+    ((socket.gaierror,), "no_host", "the host name of broker.url is not known here"),
+    (
+        (amqp.IncompatibleProtocolError, amqp.InvalidFrameError),
+        "not_amqp",
+        "what listens there speaks no plain AMQP 0-9-1: is it the TLS port (amqps://), or another program?",
+    ),
+    ((amqp.ChannelAccessRefused,), "no_rights", "the user of broker.url lacks the rights"),
+    ((amqp.ChannelNotFoundEntity,), "missing", "an exchange or queue is missing"),
+    ((amqp.ChannelPreconditionFailed,), "mismatch", "RabbitMQ refuses the request"),
+)
+
+
+def _text(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

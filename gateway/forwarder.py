@@ -12,6 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gateway.backoff import Backoff
@@ -97,10 +98,11 @@ class Forwarder:
         self._finish.set()
 
     @property
-    def is_connected(self) -> bool:
-        """The last attempt to publish did not fail, nor is it held up, by an alarm, say."""
+    def fault(self) -> str:
+        """Why the broker takes nothing; "" while it does. ``held_up``: by an alarm, say."""
         since_s = self._sending_since_s
-        return not self._fault and (since_s is None or time.monotonic() - since_s < _HELD_S)
+        is_held_up = since_s is not None and time.monotonic() - since_s >= _HELD_S
+        return self._fault or ("held_up" if is_held_up else "")
 
     async def _pump(self, publisher: Publisher) -> None:
         """Publish what stands after the cursor until something fails or the end is wanted."""
@@ -125,18 +127,14 @@ class Forwarder:
 
     async def _wait_for_more(self, sent: int) -> None:
         """Return when something was stored; wakes up by itself, so that the end is noticed."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(0.25):
                 await self._journal.wait_for(sent)
-        except TimeoutError:
-            return
 
     async def _pause(self, delay_s: float) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(delay_s):
                 await self._finish.wait()
-        except TimeoutError:
-            return
 
     def _has_room(self) -> bool:
         if self._caution.until:

@@ -82,7 +82,15 @@ class Metrics:
         self.journal_lost = self._counter(
             "journal_lost_records", "Callbacks lost to damage on the disk (holes in the positions)."
         )
-        self.journal_bytes = self._gauge("journal_bytes", "Size of the journal's segment files.")
+        self.journal_bytes = self._gauge("journal_bytes", "Size of the segment files, confirmed ones too.")
+        self.journal_waiting_bytes = self._gauge(
+            "journal_waiting_bytes",
+            "Bytes of the callbacks that wait for the broker.",
+        )
+        self.journal_capacity = self._gauge(
+            "journal_capacity_bytes",
+            "Bytes that may wait before callbacks are refused: journal.max_mb, or what the disk has.",
+        )
         self.journal_full = self._gauge("journal_full", "1 while the journal refuses callbacks.")
         self.commit_seconds = self._histogram(
             "journal_commit_seconds", "Time of one group commit: write and fdatasync."

@@ -28,6 +28,7 @@ from gateway.receiver import Receiver
 from gateway.rules import redactions_of
 from gateway.sampler import Sampler
 from gateway.server import FrontServer
+from gateway.waiting import Watch
 from gateway.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Gateway:
         self._journal: Journal | None = None
         self._forwarder: Forwarder | None = None
         self._server: FrontServer | None = None
+        self._watch = Watch(config.journal.max_mb, config.journal.min_free_mb)
         self._signed: set[str] = set()
         self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, asyncio.Task[Any]] = {}
@@ -86,8 +88,7 @@ class Gateway:
                 worker = Worker(name, self._config.sinks[name], sink, broker, self._metrics)
                 self._workers[name] = worker
                 self._start(f"worker {name}", worker.run())
-            sampler = Sampler(broker, self._sampled, self._journal, self._metrics)
-            self._start("sampler", sampler.run())
+            self._start("sampler", self._sampler(broker).run())
             admin = await self._start_admin()
             front = await self._start_front()
             port = self._port_of(front)
@@ -97,6 +98,14 @@ class Gateway:
         finally:
             await self._shut_down(front, broker, admin)
         return code
+
+    def _sampler(self, broker: Broker) -> Sampler:
+        if self._journal is None or self._forwarder is None:
+            return Sampler(broker, self._sampled, self._metrics)
+        forwarder = self._forwarder
+        return Sampler(
+            broker, self._sampled, self._metrics, self._journal, self._watch, lambda: forwarder.fault
+        )
 
     def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         self._tasks[name] = asyncio.create_task(work, name=name)
@@ -221,8 +230,10 @@ class Gateway:
             causes.append("stopping")
         if self._journal is not None and self._journal.is_full:
             causes.append("the journal is full: callbacks are refused with 503")
-        if self._forwarder is not None and self._journal is not None and not self._forwarder.is_connected:
+        if self._forwarder is not None and self._journal is not None and self._forwarder.fault:
             notes.append(f"the broker takes no events; {self._journal.waiting} callbacks wait in the journal")
+        if self._watch.note:
+            notes.append(self._watch.note)
         away = [name for name, worker in self._workers.items() if not worker.is_working]
         if away and self._serves:
             notes.extend(f"sink {name} takes nothing" for name in away)

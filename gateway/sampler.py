@@ -1,17 +1,18 @@
-"""Keeps the gauges fresh that need asking: depths of queues, age of the journal's backlog."""
+"""Keeps the gauges fresh that need asking: depths of queues, the journal's backlog; tells of a long one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.broker import Broker
 from gateway.errors import Unavailable
 from gateway.journal import Journal
 from gateway.logs import where
 from gateway.metrics import Metrics
+from gateway.waiting import Waiting, Watch
 
 _log = logging.getLogger(__name__)
 _DEPTHS_S = 5.0
@@ -22,11 +23,20 @@ class Sampler:
     """Asks the broker about *sinks*, and the journal where there is one, until cancelled."""
 
     def __init__(
-        self, broker: Broker, sinks: Sequence[str], journal: Journal | None, metrics: Metrics
+        self,
+        broker: Broker,
+        sinks: Sequence[str],
+        metrics: Metrics,
+        journal: Journal | None = None,
+        watch: Watch | None = None,
+        fault: Callable[[], str] = str,
     ) -> None:
+        """*watch* belongs to *journal*; *fault* says why the broker takes nothing, "" while it does."""
         self._broker = broker
         self._sinks = sinks
         self._journal = journal
+        self._watch = watch
+        self._fault = fault
         self._metrics = metrics
 
     async def run(self) -> None:
@@ -56,4 +66,18 @@ class Sampler:
             oldest_ms = self._journal.oldest_waiting_ms
             age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
             self._metrics.journal_oldest.set(age_s)
+            if self._watch is not None:
+                self._look(self._watch, self._journal, age_s)
             await asyncio.sleep(_JOURNAL_S)
+
+    def _look(self, watch: Watch, journal: Journal, age_s: float) -> None:
+        waiting = Waiting(
+            now_s=time.monotonic(),
+            records=journal.waiting,
+            bytes=journal.waiting_bytes,
+            capacity_bytes=journal.capacity_bytes,
+            oldest_s=age_s,
+            fault=self._fault(),
+        )
+        for level, sentence in watch.look(waiting):
+            _log.log(level, "%s", sentence)

@@ -126,7 +126,7 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
         ("apps: {'1': {tokens: ['']}}", "apps.1.tokens: a token may not be empty"),
         ("broker: {url: 'http://x'}", "broker.url: must be amqp://…, amqps://… or embedded:PATH"),
         ("broker: {url: ['embedded:a', 'amqp://b']}", "embedded:PATH stands alone"),
-        ("journal: {max_mb: 100}", "journal: max_mb must be at least two segments (128)"),
+        ("journal: {max_mb: 9}", "journal.max_mb: 9 is less than 10 times listen.max_body_bytes; say 10"),
         ("sinks: {a: {kind: jsonl, path: x, events: ['im..x']}}", "sinks.a.events"),
         ("listen: [1]", "listen"),
         ("- 1", "top level must be a mapping"),

@@ -11,7 +11,8 @@ TIERS = {
     "words": {"errors", "config"},
     "pure": {
         "callback", "event", "catalogue", "normalise", "names", "signature", "answer", "record", "topology",
-        "backoff", "caution", "exits", "replies", "limits", "networks", "rules", "about", "fields", "ids", "messages", "paths", "redact", "samples", "schema",
+        "backoff", "caution", "exits", "replies", "limits", "networks", "rules",
+        "waiting", "about", "fields", "ids", "messages", "paths", "redact", "samples", "schema",
     },
     "observe": {"metrics", "logs", "clock", "notes"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "ports", "tls", "tokens"},

@@ -38,6 +38,7 @@ def _quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.journal.writer.TRIM_S", 0.02)
     monkeypatch.setattr("gateway.journal.writer.CHECK_S", 0.02)
     monkeypatch.setattr("gateway.journal.room.CHECK_S", 0.02)
+    monkeypatch.setattr("gateway.journal.room.HOLD_S", 0.0)
 
 
 def firsts(folder: Path) -> list[int]:
@@ -100,6 +101,155 @@ async def test_a_full_journal_does_not_take_single_callbacks(tmp_path: Path) -> 
             await asyncio.sleep(0.03)
             with pytest.raises(JournalFull):
                 journal.append(callback(0))
+
+
+async def test_what_is_confirmed_never_makes_the_journal_full(tmp_path: Path) -> None:
+    """Retained callbacks give way before anyone is refused, however few bodies the journal can hold."""
+    async with running(settings(tmp_path, max_mb=2, segment_mb=1, retain_mb=1)) as journal:
+        for position in range(1, 13):
+            assert await journal.append(callback(position, 900_000)) == position
+            assert bytes_of(tmp_path / "journal") <= 2 * MB
+            journal.confirm(position)
+
+
+async def test_one_waiting_callback_holds_up_a_sixteenth_at_most(tmp_path: Path) -> None:
+    """Only whole segments can be given up, so they are smaller than segment_mb where max_mb is small."""
+    async with running(settings(tmp_path, max_mb=8, segment_mb=8)) as journal:
+        await fill_up(journal)
+        journal.confirm(journal.head - 1)
+        await until(lambda: not journal.is_full)
+
+        assert await fill_up(journal) * 100_000 > 0.9 * 8 * 15 / 16 * MB
+
+
+async def test_waiting_bytes_are_those_behind_the_cursor(tmp_path: Path) -> None:
+    """Retained segments and confirmed records do not count; the figure survives a restart."""
+    limits = settings(tmp_path, segment_mb=1, max_mb=64)
+    metrics = Metrics()
+    async with running(limits, metrics) as journal:
+        await fill(journal, 40, 99_900)
+        record = bytes_of(limits.dir) / 40
+        place = 0
+        while batch := journal.read(place, 7, 1 << 20):
+            place = batch[-1].position
+            journal.confirm(place)
+            assert journal.waiting_bytes == pytest.approx((40 - place) * record, abs=1000)
+        assert journal.waiting_bytes == 0
+        await fill(journal, 15, 99_900)
+        journal.read(40, 10, 1 << 30)
+        journal.confirm(45)  # in the middle of what was read at once: up to that batch more is counted
+
+        assert 10 * record - 1000 <= journal.waiting_bytes <= 15 * record + 1000
+        assert sample(metrics, "journal_waiting_bytes") == journal.waiting_bytes
+        assert bytes_of(limits.dir) > 50 * record
+    async with running(limits) as journal:
+        assert 10 * record - 1000 <= journal.waiting_bytes <= 15 * record + 1000
+        journal.confirm(journal.head)
+        assert journal.waiting_bytes == 0
+
+
+async def test_capacity_is_max_mb_or_what_the_disk_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal's own files count as room, because the confirmed ones can go; min_free_mb does not."""
+    free_mb = [1000.0]
+    monkeypatch.setattr(
+        os, "statvfs", lambda path: SimpleNamespace(f_bavail=int(free_mb[0] * 256), f_frsize=4096)
+    )
+    metrics = Metrics()
+    async with running(settings(tmp_path, max_mb=50, min_free_mb=100), metrics) as journal:
+        assert sample(metrics, "journal_capacity_bytes") == 50 * MB
+        free_mb[0] = 110
+        await fill(journal, 20, 100_000)
+        size = bytes_of(tmp_path / "journal")
+        await until(lambda: journal.capacity_bytes == 10 * MB + size)
+        free_mb[0] = 90
+        await until(lambda: journal.capacity_bytes == size)
+
+        assert sample(metrics, "journal_capacity_bytes") == size
+
+
+async def offer(journal: Journal, count: int, size: int) -> list[bool]:
+    """Append *count* callbacks at once; tell which of them were taken."""
+    futures: list[asyncio.Future[int] | None] = []
+    for number in range(count):
+        try:
+            futures.append(journal.append(callback(number, size)))
+        except JournalFull:
+            futures.append(None)
+    found = await asyncio.gather(*(one for one in futures if one), return_exceptions=True)
+    answers = iter(found)
+    return [one is not None and isinstance(next(answers), int) for one in futures]
+
+
+class Clock:
+    """The writer thread's monotonic clock, for tests that move it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        monkeypatch.setattr("gateway.journal.writer.time", SimpleNamespace(monotonic=lambda: self.now_s))
+
+    async def forward(self, journal: Journal, by_s: float) -> None:
+        """Move it, and return once a full journal has looked at its room again."""
+        self.now_s += by_s
+        journal._intake.wake()
+        room = journal._intake._room
+        await until(lambda: not room.is_full or room.checked_s > self.now_s - 0.02)
+
+
+async def test_a_full_journal_stays_so_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A door that opens for one callback is of no use to anyone; but half of the room opens it at once."""
+    monkeypatch.setattr("gateway.journal.room.HOLD_S", 5.0)
+    clock = Clock(monkeypatch)
+    async with running(settings(tmp_path, max_mb=2, segment_mb=1)) as journal:
+        stored = await fill_up(journal)
+        await clock.forward(journal, 0.1)
+        journal.confirm(stored // 3)
+        await clock.forward(journal, 4.8)
+        assert journal.is_full
+
+        await clock.forward(journal, 0.2)
+        await until(lambda: not journal.is_full)
+        await fill_up(journal)
+        await clock.forward(journal, 0.1)
+        journal.confirm(journal.head - 5)
+        await clock.forward(journal, 0.1)
+        await until(lambda: not journal.is_full)
+
+
+@pytest.mark.parametrize(
+    ("max_mb", "segment_mb", "size", "per_s"),
+    [(10, 10, 1_000_000, 10), (10, 1, 1_000_000, 30), (10, 5, 1000, 2000), (16, 1, 100_000, 100)],
+)
+async def test_a_slow_broker_does_not_make_the_door_flap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_mb: int, segment_mb: int, size: int, per_s: int
+) -> None:
+    """It takes a tenth of what comes: few changes, and each opening takes what was published meanwhile."""
+    monkeypatch.setattr("gateway.journal.room.HOLD_S", 5.0)
+    clock = Clock(monkeypatch)
+    tick_s, seconds = 0.1, 40
+    changes, stretches = [False], [0]
+    published = 0.0
+    async with running(settings(tmp_path, max_mb=max_mb, segment_mb=segment_mb)) as journal:
+        for tick in range(int(seconds / tick_s)):
+            coming = int(per_s * (tick + 1) * tick_s) - int(per_s * tick * tick_s)
+            for is_taken in await offer(journal, coming, size):
+                if is_taken:
+                    stretches[-1] += 1
+                elif stretches[-1]:
+                    stretches.append(0)
+            published = min(published + per_s * tick_s / 10, journal.head)
+            journal.confirm(int(published))
+            await clock.forward(journal, tick_s)
+            if journal.is_full != changes[-1]:
+                changes.append(journal.is_full)
+        taken = sum(stretches)
+
+        closings = max(seconds / 5, published * size / (0.4 * max_mb * MB))
+        assert 1 <= len(changes) - 1 <= 2 * closings + 1
+        assert min(stretches[:-1]) >= min(5 * per_s / 10, max_mb * MB / size / 2) - 1
+        assert taken >= 0.8 * seconds * per_s / 10
+        assert bytes_of(tmp_path / "journal") <= max_mb * MB
 
 
 async def test_a_full_journal_gives_up_the_active_segment_when_all_is_confirmed(tmp_path: Path) -> None:

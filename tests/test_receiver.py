@@ -383,9 +383,9 @@ async def test_expect_100_continue_is_answered(start):
 
 async def test_a_full_journal_is_503_with_retry_after(start):
     """Refused, not dropped: nothing is stored and the sender is told when to come back."""
-    front = await start(journal={"max_mb": 2, "segment_mb": 1, "retain_mb": 0}, retry_after_s=7)
-    big = b'{"x":"' + b"a" * 500_000 + b'"}'
-    answers = [await front.post(f"/callback?{QUERY}", big) for _ in range(6)]
+    front = await start(journal={"max_mb": 2}, retry_after_s=7, max_body_bytes=200_000)
+    big = b'{"x":"' + b"a" * 190_000 + b'"}'
+    answers = [await front.post(f"/callback?{QUERY}", big) for _ in range(12)]
 
     status, headers, body = answers[-1]
 
@@ -608,9 +608,8 @@ async def test_a_configured_answer_is_what_the_sender_gets(start):
 
 async def test_before_callbacks_may_be_answered_while_the_journal_is_full(start):
     """The operator's choice: users are not blocked; it is counted, and after-callbacks are refused still."""
-    full = {"max_mb": 2, "segment_mb": 1, "retain_mb": 0}
-    front = await start(journal=full, before_when_full="answer")
-    big = b'{"x":"' + b"a" * 500_000 + b'"}'
+    front = await start(journal={"max_mb": 2}, before_when_full="answer", max_body_bytes=200_000)
+    big = b'{"x":"' + b"a" * 190_000 + b'"}'
     while (await front.post(f"/callback?{QUERY}", big))[0] == 200:
         pass
     stored = len(await front.stored())

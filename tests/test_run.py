@@ -11,6 +11,7 @@ from gateway import run
 from gateway.config import Config
 from gateway.errors import FatalError
 from gateway.run import Gateway
+from gateway.waiting import Waiting
 
 
 @pytest.fixture
@@ -24,20 +25,29 @@ def journal(**state):
 
 
 @pytest.mark.parametrize(
-    ("is_full", "is_connected", "causes", "notes"),
-    [(False, True, 0, 0), (True, True, 1, 0), (False, False, 0, 1)],
+    ("is_full", "fault", "causes", "notes"),
+    [(False, "", 0, 0), (True, "", 1, 0), (False, "refused", 0, 1)],
 )
-def test_a_full_journal_is_unready_and_a_broker_that_is_away_is_not(
-    config, is_full, is_connected, causes, notes
-):
+def test_a_full_journal_is_unready_and_a_broker_that_is_away_is_not(config, is_full, fault, causes, notes):
     """Callbacks are taken as long as there is room for them."""
     gateway = Gateway(config, serves=True, works=False)
     gateway._journal = journal(is_full=is_full)
-    gateway._forwarder = SimpleNamespace(is_connected=is_connected)
+    gateway._forwarder = SimpleNamespace(fault=fault)
 
     health = gateway._health()
 
     assert (len(health.causes), len(health.notes)) == (causes, notes)
+
+
+def test_a_journal_that_fills_is_a_note(config):
+    """Callbacks are taken still; whoever looks sees how long."""
+    gateway = Gateway(config, serves=True, works=False)
+    gateway._watch.look(Waiting(0.0, 10, 3 * 1024**3, 4 * 1024**3, 5.0, ""))
+
+    health = gateway._health()
+
+    assert health.causes == []
+    assert "the journal is 75% full" in health.notes[0]
 
 
 @pytest.mark.parametrize(("serves", "causes", "notes"), [(True, 0, 1), (False, 1, 0)])

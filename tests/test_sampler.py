@@ -1,6 +1,7 @@
 """Gauges that need asking: what they say, and that a fault in counting costs nothing else."""
 
 import asyncio
+import logging
 import time
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from gateway.broker import Depth
 from gateway.errors import Unavailable
 from gateway.metrics import Metrics
 from gateway.sampler import Sampler
+from gateway.waiting import Watch
 
 
 async def until(condition):
@@ -42,7 +44,7 @@ async def test_depths_and_ages_are_sampled():
         return 1
 
     journal = SimpleNamespace(oldest_waiting_ms=time.time_ns() // 1_000_000 - 90_000)
-    sampler = Sampler(SimpleNamespace(depth=depth, unrouted=unrouted), ["one"], journal, metrics)
+    sampler = Sampler(SimpleNamespace(depth=depth, unrouted=unrouted), ["one"], metrics, journal)
     await run_until(
         sampler, lambda: sample("unrouted_events") == 1 and sample("journal_oldest_waiting_seconds")
     )
@@ -66,10 +68,27 @@ async def test_gauges_that_can_not_be_asked_end_nothing(fault, caplog):
         raise fault
 
     journal = SimpleNamespace(oldest_waiting_ms=1)
-    sampler = Sampler(SimpleNamespace(depth=depth), ["one"], journal, metrics)
+    sampler = Sampler(SimpleNamespace(depth=depth), ["one"], metrics, journal)
 
     def age():
         return metrics.registry.get_sample_value("gateway_journal_oldest_waiting_seconds")
 
     await run_until(sampler, lambda: asked and age())
     assert "STRANGER" not in caplog.text
+
+
+async def test_a_long_backlog_is_logged_with_its_cause(caplog):
+    """Number, age and room come from the journal, the cause from whoever publishes."""
+    journal = SimpleNamespace(
+        oldest_waiting_ms=time.time_ns() // 1_000_000 - 7_300_000,
+        waiting=412,
+        waiting_bytes=206_000,
+        capacity_bytes=4096 * 1_048_576,
+    )
+    watch = Watch(4096, 512)
+    sampler = Sampler(SimpleNamespace(), [], Metrics(), journal, watch, lambda: "refused")
+    with caplog.at_level(logging.WARNING):
+        await run_until(sampler, lambda: "412" in caplog.text)
+
+    assert "The broker takes no events (refused): 412 callbacks (0.2 MB) wait on disk" in caplog.text
+    assert "the oldest for about 2 h" in caplog.text

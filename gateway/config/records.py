@@ -19,6 +19,8 @@ from gateway.config.answers import Answer
 from gateway.config.base import Cidr, FieldName, Name, Port, Positive, Seconds, Section
 from gateway.config.sinks import Sink
 
+_BODIES_THAT_FIT = 10
+
 
 class Listen(Section):
     """The port that callbacks come to."""
@@ -103,16 +105,8 @@ class Journal(Section):
     min_free_mb: Annotated[int, Field(ge=0)] = 512
     retain_mb: Annotated[int, Field(ge=0)] = 256
     retain_h: Annotated[float, Field(ge=0, le=876_000, allow_inf_nan=False)] = 168
-    segment_mb: Annotated[int, Field(ge=1, le=1024)] = 64
+    segment_mb: Annotated[int, Field(ge=1, le=128)] = 64
     id_window_s: Annotated[int, Field(ge=1, le=86_400)] = 10
-
-    @model_validator(mode="after")
-    def _room(self) -> Journal:
-        if self.max_mb < 2 * self.segment_mb:
-            raise ValueError(f"max_mb must be at least two segments ({2 * self.segment_mb})")
-        if self.retain_mb > self.max_mb - self.segment_mb:
-            raise ValueError("retain_mb must leave room for one segment below max_mb")
-        return self
 
 
 class Broker(Section):
@@ -182,6 +176,17 @@ class Config(Section):
     broker: Broker = Broker()
     sinks: dict[Name, Sink] = Field(default_factory=dict)
     log: Log = Log()
+
+    @model_validator(mode="after")
+    def _room_for_bodies(self) -> Config:
+        # Why: the journal calls itself full when one body does not fit; that has to mean nearly full.
+        least_mb = -(-_BODIES_THAT_FIT * self.listen.max_body_bytes // 1_048_576)
+        if self.journal.max_mb < least_mb:
+            raise ValueError(
+                f"journal.max_mb: {self.journal.max_mb} is less than {_BODIES_THAT_FIT} times"
+                f" listen.max_body_bytes; say {least_mb} at least, or take smaller bodies"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fail_closed(self) -> Config:

@@ -9,29 +9,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
 from gateway import config
 from gateway.callback import Callback
 from gateway.errors import ConfigError, FatalError, Unavailable
-from gateway.journal.cursor import Hint
 from gateway.journal.files import keep_damaged
 from gateway.journal.intake import Intake
+from gateway.journal.marks import Marks
+from gateway.journal.posts import Report
 from gateway.journal.reader import Damage, Reader, Stored, View
 from gateway.journal.readonly import JournalReader, open_readonly
 from gateway.journal.recovery import Opened, open_folder
 from gateway.journal.waiters import Holes, Waiters
-from gateway.journal.writer import Report
 from gateway.metrics import Metrics
-from gateway.record import Found, unpack
+from gateway.record import unpack
 
 __all__ = ["Damage", "Journal", "JournalReader", "Stored", "open_readonly"]
 
 log = logging.getLogger(__name__)
-
-_MARKS = 4096  # Bound: one for each batch that was read and is not confirmed.
 
 
 def _system_ms() -> int:
@@ -70,12 +67,14 @@ class Journal:
         self._salt = opened.salt
         self._view = View((), 0, 0)
         self._reader = Reader(opened.salt, self._on_damage)
-        self._marks: deque[Hint] = deque([opened.hint], _MARKS)
+        self._marks = Marks(opened.hint)
         self._met: set[tuple[str, int]] = set()
         self._holes = Holes()
         self._heads = Waiters()
         self._cursors = Waiters()
         self._oldest: tuple[int, int] | None = None
+        self.waiting_bytes = 0
+        """Bytes of the records that are stored and not confirmed yet; up to one batch more."""
         self._intake = Intake(limits, opened, metrics, now_ms, self._on_report)
         for damage in opened.lost:
             self._on_damage(damage)
@@ -101,6 +100,11 @@ class Journal:
         return self._intake.is_full
 
     @property
+    def capacity_bytes(self) -> int:
+        """How many bytes may wait before ``append`` refuses: ``max_mb``, or less where the disk has less."""
+        return self._intake.capacity_bytes
+
+    @property
     def failed(self) -> asyncio.Future[None]:
         """Gets FatalError when a write or sync failed: the process has to end."""
         return self._intake.failed
@@ -114,7 +118,7 @@ class Journal:
             reader = Reader(self._salt, lambda damage: None)
             found = None
             with suppress(OSError):
-                reader.seek(self._view, self.cursor, self._mark(self.cursor))
+                reader.seek(self._view, self.cursor, self._marks.before(self.cursor))
                 found = reader.next(self._view)
             reader.close()
             self._oldest = (self.cursor, unpack(found.payload).received_ms) if found else None
@@ -138,10 +142,12 @@ class Journal:
         if after >= self.head:
             return []
         try:
-            return [
-                Stored(found.position, unpack(found.payload))
-                for found in self._take(after, max_records, max_bytes)
-            ]
+            if self._reader.last != after:
+                self._reader.seek(self._view, after, self._marks.before(after))
+            batch, mark = self._reader.batch(self._view, max_records, max_bytes)
+            if mark is not None:
+                self._marks.note(mark)
+            return [Stored(found.position, unpack(found.payload)) for found in batch]
         except OSError as error:
             self._reader.close()
             raise Unavailable("journal_unreadable", str(error)) from error
@@ -176,46 +182,32 @@ class Journal:
         await self._intake.close()
         self._reader.close()
 
-    def _take(self, after: int, max_records: int, max_bytes: int) -> list[Found]:
-        if self._reader.last != after:
-            self._reader.seek(self._view, after, self._mark(after))
-        batch: list[Found] = []
-        size = 0
-        while len(batch) < max_records and (found := self._reader.next(self._view)) is not None:
-            size += len(found.payload)
-            if batch and size > max_bytes:
-                self._reader.push_back(found)
-                break
-            if not batch and found.position > self._marks[-1].position:
-                self._marks.append(self._reader.hint(found))
-            batch.append(found)
-        return batch
-
-    def _mark(self, after: int) -> Hint:
-        """Return the last known place at or before the record behind *after*."""
-        for mark in reversed(self._marks):
-            if mark.position <= after + 1:
-                return mark
-        return self._marks[0]
-
     def _advance(self, position: int) -> None:
         self.cursor = position = self._holes.skip(position)
-        while len(self._marks) > 1 and self._marks[1].position <= position + 1:
-            self._marks.popleft()
-        if self._intake.keeper.confirm(position, self._marks[0]):
+        self._marks.confirm(position)
+        self._intake.hold(self._measure())
+        if self._intake.keeper.confirm(position, self._marks.oldest):
             self._intake.wake()
         self._cursors.reach(position)
         self._show()
 
-    def _on_report(self, report: Report) -> None:
+    def _on_report(self, report: Report) -> int:
         self._view = View(report.segments, report.end, report.head)
+        held = self._measure()
         self._heads.reach(report.head)
         self._show()
+        return held
 
     def _show(self) -> None:
         self._metrics.journal_head.set(self.head)
         self._metrics.journal_cursor.set(self.cursor)
         self._metrics.journal_waiting.set(self.waiting)
+        self._metrics.journal_waiting_bytes.set(self.waiting_bytes)
+
+    def _measure(self) -> int:
+        """Set ``waiting_bytes``; return the bytes of the files that can't be given up."""
+        held, self.waiting_bytes = self._view.behind(self.cursor, self._marks.place(self.cursor))
+        return held
 
     def _on_damage(self, damage: Damage) -> None:
         """Count, keep and name what is lost; the reader goes on behind it."""

@@ -89,6 +89,8 @@ class Segment:
     """Bytes, the header's included."""
     touched_ms: int
     """Unix time in milliseconds of the last write."""
+    start: int = 0
+    """Bytes of all segments before it, counted from the oldest that was there when the journal was opened."""
 
 
 def segment_path(folder: Path, first: int) -> Path:

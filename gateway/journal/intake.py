@@ -11,8 +11,9 @@ from queue import Empty
 from gateway import config
 from gateway.callback import Callback
 from gateway.errors import FatalError, JournalFull
+from gateway.journal.posts import Item, Posts, Report
 from gateway.journal.recovery import Opened
-from gateway.journal.writer import Item, Posts, Report, Writer
+from gateway.journal.writer import Writer
 from gateway.metrics import Metrics
 from gateway.record import HEADER_BYTES, pack
 
@@ -26,9 +27,12 @@ class Intake:
         opened: Opened,
         metrics: Metrics,
         now_ms: Callable[[], int],
-        on_report: Callable[[Report], None],
+        on_report: Callable[[Report], int],
     ) -> None:
-        """``on_report`` is called on the loop before the futures of a group are released."""
+        """``on_report`` is called on the loop before the futures of a group are released.
+
+        It returns what ``hold`` takes.
+        """
         self._metrics = metrics
         self._on_report = on_report
         posts = Posts(
@@ -49,9 +53,8 @@ class Intake:
         self._failed: asyncio.Future[None] | None = None
         self._is_closing = False
         self._closed = asyncio.Event()
-        report = self._writer.report()
-        self._stored_bytes = report.size
-        self._on_changed(report)
+        metrics.journal_capacity.set_function(lambda: self.capacity_bytes)
+        self._on_changed(self._writer.report())
         # Why: opened before the loop runs, the thread starts with the first use.
         with suppress(RuntimeError):
             self.start()
@@ -59,6 +62,14 @@ class Intake:
     @property
     def is_full(self) -> bool:
         return self._room.is_full
+
+    @property
+    def capacity_bytes(self) -> int:
+        return min(self._room.max_bytes, self._room.disk_bytes)
+
+    def hold(self, held_bytes: int) -> None:
+        """Note how many bytes of files hold callbacks that are not confirmed: these can't be given up."""
+        self._room.held_bytes = held_bytes
 
     @property
     def failed(self) -> asyncio.Future[None]:
@@ -84,7 +95,7 @@ class Intake:
             raise JournalFull("journal_full", "the journal is being closed")
         payload = pack(callback)
         coming = self._pending_bytes + len(payload) + HEADER_BYTES
-        if self._room.is_full or self._stored_bytes + coming > self._room.max_bytes:
+        if self._room.is_full or self._room.held_bytes + coming > self._room.max_bytes:
             self._refuse()
         assert self._loop is not None
         future = self._loop.create_future()
@@ -128,10 +139,9 @@ class Intake:
         return post
 
     def _on_changed(self, report: Report) -> None:
-        self._stored_bytes = report.size
+        self._room.held_bytes = self._on_report(report)
         self._metrics.journal_bytes.set(report.size)
         self._metrics.journal_full.set(self.is_full)
-        self._on_report(report)
 
     def _on_written(self, items: list[Item], first: int) -> None:
         for position, item in enumerate(items, first):
@@ -152,7 +162,7 @@ class Intake:
         for item in items:
             self._pending_bytes -= len(item.payload) + HEADER_BYTES
             if not item.future.done():
-                item.future.set_exception(JournalFull("journal_full", "the disk has no room left"))
+                item.future.set_exception(JournalFull("journal_full", "there is no room left"))
 
     def _on_failed(self, error: FatalError, items: list[Item]) -> None:
         self._error = error

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from gateway.callback import Callback
 from gateway.journal.cursor import Hint
 from gateway.journal.files import HEADER_BYTES, SEGMENT_MAGIC, Header, Segment, read_some
+from gateway.journal.marks import Mark
 from gateway.record import Found, Gap, Salt, Scanner
 
 
@@ -58,6 +59,17 @@ class View:
     def end_of(self, index: int) -> int:
         return self.end if index == len(self.segments) - 1 else self.segments[index].size
 
+    def behind(self, cursor: int, place: Hint) -> tuple[int, int]:
+        """Return the bytes of the files that hold a record behind *cursor*, and of those records.
+
+        *place* is where the next record starts, as far as known; without one in that file all of it counts.
+        """
+        if not self.segments or cursor >= self.head:
+            return 0, 0
+        segment = self.segments[self.index(cursor + 1)]
+        held = self.segments[-1].start + self.end - segment.start
+        return held, held - (place.offset if place.segment == segment.first else HEADER_BYTES)
+
     def before(self, index: int) -> int:
         """Return the position that every record of the segment at *index* is below."""
         return self.head + 1 if index == len(self.segments) - 1 else self.segments[index + 1].first
@@ -71,7 +83,8 @@ class Reader:
         self._salt = salt
         self._on_damage = on_damage
         self._fd = -1
-        self._first = 0
+        self.segment = 0
+        """First position of the segment that the last record came from, or a later one without any."""
         self._scanner: Scanner | None = None
         self._held: Found | None = None
         self._gaps: list[Gap] = []
@@ -82,10 +95,6 @@ class Reader:
     def at(self) -> int:
         """Bytes from the start of its file to where the next record is looked for."""
         return self._scanner.at if self._scanner else 0
-
-    def hint(self, found: Found) -> Hint:
-        """Say where *found*, the record that ``next`` returned last, stands."""
-        return Hint(found.position, self._first, found.at)
 
     def seek(self, view: View, after: int, hint: Hint) -> None:
         """Make ``next`` return the first record behind the position *after*; *hint* lies at or before it."""
@@ -125,12 +134,31 @@ class Reader:
         """
         if self._scanner is None or self._held is not None or self._gaps:
             return 0
-        index = view.index(self._first)
-        if view.segments[index].first != self._first:
+        index = view.index(self.segment)
+        if view.segments[index].first != self.segment:
             return 0
         last = self.last
         self.last = self._scanner.pass_over(view.end_of(index), last, min(to, view.before(index) - 1))
         return self.last - last
+
+    def batch(self, view: View, max_records: int, max_bytes: int) -> tuple[list[Found], Mark | None]:
+        """Return the next records and where they stand.
+
+        *max_bytes* of payloads at most, but one record if there is one.
+        """
+        batch: list[Found] = []
+        size = first = last = 0
+        while len(batch) < max_records and (found := self.next(view)) is not None:
+            size += len(found.payload)
+            if batch and size > max_bytes:
+                self.push_back(found)
+                break
+            batch.append(found)
+            first, last = first or self.segment, self.segment
+        if not batch:
+            return batch, None
+        end = batch[-1]
+        return batch, Mark(Hint(batch[0].position, first, batch[0].at), Hint(end.position + 1, last, end.end))
 
     def push_back(self, found: Found) -> None:
         """Make ``next`` return *found*, the record that it returned last, once more."""
@@ -141,19 +169,19 @@ class Reader:
         """Forget the place."""
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._first, self._scanner, self._held, self.last = -1, 0, None, None, 0
+        self._fd, self.segment, self._scanner, self._held, self.last = -1, 0, None, None, 0
         self._gaps.clear()
 
     def _next(self, view: View, quiet_below: int) -> Found | None:
         if not view.segments:
             return None
-        if self._first == 0:
+        if self.segment == 0:
             self._enter(view, 0)
         while True:
-            index = view.index(self._first)
-            if view.segments[index].first != self._first:
+            index = view.index(self.segment)
+            if view.segments[index].first != self.segment:
                 # Why: the segment was trimmed, so all of it is confirmed; what follows starts with the next.
-                self._enter(view, index + 1 if view.segments[index].first < self._first else index)
+                self._enter(view, index + 1 if view.segments[index].first < self.segment else index)
                 continue
             step = None
             if self._scanner is not None:
@@ -173,7 +201,7 @@ class Reader:
     def _enter(self, view: View, index: int) -> None:
         segment = view.segments[index]
         self.close()
-        self._first, self.last = segment.first, segment.first - 1
+        self.segment, self.last = segment.first, segment.first - 1
         try:
             self._fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 MB = 1024 * 1024
 CHECK_S = 0.25
+# Why: else a broker that is slow, or a file that comes and goes, would open and shut the door many times a
+#      second, and who may knock could not tell.
+HOLD_S = 5.0
 _DAY_MS = 24 * 3600 * 1000
 _MINUTE_MS = 60 * 1000
 _PROBE_BYTES = 4 * MB
@@ -22,7 +25,8 @@ _PROBE_BYTES = 4 * MB
 class Room:
     """Decides when callbacks are refused and which segments go. Used by the writer thread.
 
-    ``is_full`` is read by the loop, which may also set it (when what is pending would not fit).
+    ``is_full`` is read by the loop, which may also set it (when what is pending would not fit), and sets
+    ``held_bytes``.
     """
 
     def __init__(self, limits: config.Journal, segments: Segments, settled: Callable[[int], int]) -> None:
@@ -33,7 +37,12 @@ class Room:
         self.checked_s = float("-inf")
         self._failed_bytes = 0
         self._was_full = False
+        self._full_since_s = 0.0
         self.max_bytes = limits.max_mb * MB
+        self.held_bytes = 0
+        """Files that hold what is not confirmed: all that can't be given up."""
+        self.disk_bytes = self._disk_bytes()
+        """How large the segment files together can get on this disk, when it was looked at last."""
         self.is_full = False
         self.must_refuse = False
         """True while the disk has no room, even for what was let in already."""
@@ -42,16 +51,22 @@ class Room:
         return now_s - self.checked_s >= CHECK_S
 
     def check(self, now_s: float, head: int) -> None:
-        """Give up confirmed segments while room is short; then set ``is_full``, with hysteresis.
+        """Give up confirmed segments while the disk is short of room; then set ``is_full``, with hysteresis.
 
-        Full from ``max_mb`` resp. below ``min_free_mb``; free again below 90 % resp. above 110 %.
+        Full at ``max_mb`` resp. below ``min_free_mb``; free again below 90 % resp. above 110 % after
+        ``HOLD_S``, or once half of ``max_mb`` is free.
         """
         self.checked_s = now_s
         full = self.is_full
-        while (self._is_high() or not self._has_disk(full)) and self.give_up(head):
+        while not self._has_disk(full) and self.give_up(head):
             pass
+        self.disk_bytes = self._disk_bytes()
         self.must_refuse = not self._has_disk(full)
-        self.is_full = self.must_refuse or (full and self._is_high())
+        if not self._was_full:
+            self._full_since_s = now_s
+        is_early = now_s < self._full_since_s + HOLD_S
+        is_held = self.held_bytes > (0.5 if is_early else 0.9) * self.max_bytes
+        self.is_full = self.must_refuse or (full and is_held)
         if self.is_full != self._was_full:
             self._was_full = self.is_full
             self._log()
@@ -60,6 +75,14 @@ class Room:
         """Refuse callbacks until *size* bytes, which the disk just had no room for, can be written."""
         self._failed_bytes = min(size, _PROBE_BYTES)
         self.is_full = self.must_refuse = True
+
+    def make_place(self, size: int, head: int) -> bool:
+        """Give up confirmed segments until *size* bytes more fit below ``max_mb``; False when they do not."""
+        while self._segments.size + size > self.max_bytes:
+            if not self.give_up(head):
+                self.is_full = True
+                return False
+        return True
 
     def give_up(self, head: int) -> bool:
         """Remove the oldest segment that is wholly confirmed, retained or not; False when there is none."""
@@ -94,17 +117,18 @@ class Room:
         following = self._segments.all[1:2]
         return following[0].first - 1 if following else head
 
-    def _is_high(self) -> bool:
-        return self._segments.size > 0.9 * self.max_bytes
-
     def _has_disk(self, full: bool) -> bool:
         return self._has_free(1.1 if full else 1.0) and self._can_write()
 
     def _has_free(self, factor: float) -> bool:
-        if not self._limits.min_free_mb:
-            return True
+        return self._free_bytes() >= factor * self._limits.min_free_mb * MB
+
+    def _free_bytes(self) -> int:
         stat = os.statvfs(self._segments.folder)
-        return stat.f_bavail * stat.f_frsize >= factor * self._limits.min_free_mb * MB
+        return int(stat.f_bavail * stat.f_frsize)
+
+    def _disk_bytes(self) -> int:
+        return max(0, self._free_bytes() - self._limits.min_free_mb * MB) + self._segments.size
 
     def _can_write(self) -> bool:
         """Try whether the disk takes again what it refused; quotas do not show in statvfs."""
@@ -121,9 +145,10 @@ class Room:
     def _log(self) -> None:
         if self.is_full:
             log.error(
-                "journal is full (%d MB of journal.max_mb %d; journal.min_free_mb %d): callbacks are refused "
-                "with 503 until the broker confirms more or the disk has room",
-                self._segments.size // MB,
+                "journal is full (%d of %d MB wait; journal.max_mb %d, journal.min_free_mb %d): callbacks "
+                "are refused with 503 until the broker has taken more or the disk has room",
+                self.held_bytes // MB,
+                min(self.max_bytes, self.disk_bytes) // MB,
                 self._limits.max_mb,
                 self._limits.min_free_mb,
             )

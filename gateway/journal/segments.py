@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 from gateway.journal.files import (
@@ -25,7 +26,10 @@ class Segments:
         """Take the *segments* that exist, all closed; ``reopen`` goes on with the last one."""
         self.folder = folder
         self._identity = identity
-        self.closed = segments
+        starts = accumulate((segment.size for segment in segments), initial=0)
+        self.closed = tuple(
+            replace(segment, start=start) for segment, start in zip(segments, starts, strict=False)
+        )
         self._closed_bytes = sum(segment.size for segment in segments)
         self.active: Segment | None = None
         self.created_ms = 0
@@ -55,7 +59,8 @@ class Segments:
         header = replace(self._identity, first=first, created_ms=now_ms).pack(SEGMENT_MAGIC)
         path = segment_path(self.folder, first)
         self._fd = create(path, header)
-        self.active, self.created_ms = Segment(first, path, len(header), now_ms), now_ms
+        start = self.closed[-1].start + self.closed[-1].size if self.closed else 0
+        self.active, self.created_ms = Segment(first, path, len(header), now_ms, start), now_ms
 
     def append(self, data: bytes, now_ms: int) -> None:
         """Write *data* at the end of the active segment; on an error the file is as long as before."""

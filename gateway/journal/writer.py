@@ -5,64 +5,30 @@ It owns the segment and cursor files and never touches loop objects but to hand 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
 
 from gateway import config
 from gateway.errors import FatalError
 from gateway.journal.cursor import CursorKeeper
-from gateway.journal.files import NO_SPACE, Segment
+from gateway.journal.files import NO_SPACE
+from gateway.journal.posts import Item, Posts, Report
 from gateway.journal.recovery import Opened
 from gateway.journal.room import CHECK_S, MB, Room
 from gateway.record import header
 
 log = logging.getLogger(__name__)
 
-# Bound: a group is at most so many callbacks, or so many bytes and one callback.
+# Bound: a group is at most so many callbacks, or so many bytes (or a segment's) and one callback.
 GROUP_RECORDS = 1024
 GROUP_BYTES = 4 * MB
+# Why: only whole segments can be given up, so with two of them one callback would hold up half of max_mb.
+LEAST_SEGMENTS = 16
 WRITTEN_SYNC_S = 0.1
 TRIM_S = 5.0
-
-
-class Item(NamedTuple):
-    """One callback on its way to the disk."""
-
-    payload: bytes
-    future: asyncio.Future[int]
-    durable: bool
-
-
-class Report(NamedTuple):
-    """What the loop has to know after each change."""
-
-    segments: tuple[Segment, ...]
-    end: int
-    """Durable bytes of the last segment."""
-    size: int
-    """Bytes of all segments."""
-    head: int
-    """Last durable position."""
-
-
-class Posts(NamedTuple):
-    """What the writer calls, in its own thread; each hands over to the loop."""
-
-    written: Callable[[list[Item], int], None]
-    """Items and the first one's position: in the file, not synced yet."""
-    committed: Callable[[Report, list[Item], int, float], None]
-    """Items and the first one's position, durable now, after so many seconds."""
-    refused: Callable[[list[Item]], None]
-    """No room: nothing of these items was stored."""
-    changed: Callable[[Report], None]
-    """Segments were removed, or room came or went."""
-    failed: Callable[[FatalError, list[Item]], None]
-    closed: Callable[[], None]
 
 
 class Writer:
@@ -79,8 +45,8 @@ class Writer:
         self._now_ms = now_ms
         self._lock = opened.lock
         self._segments = opened.segments
-        self._segment_bytes = limits.segment_mb * MB
         self.room = Room(limits, opened.segments, self.cursor.settled)
+        self._segment_bytes = min(limits.segment_mb * MB, self.room.max_bytes // LEAST_SEGMENTS)
         self._position = self._head = opened.head
         self._unsynced: list[list[Item]] = []
         self._first_unsynced = 0
@@ -123,7 +89,7 @@ class Writer:
                 if isinstance(item, Item):
                     group.append(item)
                     size += len(item.payload)
-                    if len(group) >= GROUP_RECORDS or size >= GROUP_BYTES:
+                    if len(group) >= GROUP_RECORDS or size >= min(GROUP_BYTES, self._segment_bytes):
                         break
                 item = self.queue.get_nowait()
         return group
@@ -161,7 +127,7 @@ class Writer:
         for position, item in enumerate(group, self._position + 1):
             parts += (header(position, item.payload, self._salt), item.payload)
         data = b"".join(parts)
-        while True:
+        while self.room.make_place(len(data), self._position):
             try:
                 self._roll(len(data))
                 self._segments.append(data, self._now_ms())
@@ -171,8 +137,9 @@ class Writer:
                     raise
             if not self.room.give_up(self._position):
                 self.room.no_space(len(data))
-                self._changed()
-                return False
+                break
+        self._changed()
+        return False
 
     def _roll(self, coming: int) -> None:
         """See to it that there is an active segment with room for *coming* bytes."""

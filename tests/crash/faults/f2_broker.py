@@ -1,0 +1,281 @@
+"""RabbitMQ: away, killed, silent, and what an operator can do to it."""
+
+from __future__ import annotations
+
+import signal
+
+from tests.crash.fault import fault
+from tests.crash.scene import Scene
+from tests.tcp_proxy import TcpProxy
+
+QUICK = {"heartbeat_s": 2, "connect_timeout_s": 2, "confirm_timeout_s": 5}
+
+
+@fault("rabbitmq: stopped and started", rounds=5, short=1, round_s=60)
+def stopped(scene: Scene) -> None:
+    for _ in range(scene.rounds):
+        scene.run_for(0.3)
+        scene.rabbitmq.stop()
+        scene.run_for(1.0)
+        scene.rabbitmq.start()
+        scene.until_flowing()
+
+
+@fault("rabbitmq: killed -9 and started", rounds=5, short=1, round_s=60)
+def killed(scene: Scene) -> None:
+    for _ in range(scene.rounds):
+        scene.run_for(scene.random.uniform(0.7, 1.5))
+        scene.rabbitmq.kill()
+        scene.run_for(1.0)
+        scene.rabbitmq.start()
+        scene.until_flowing()
+
+
+@fault("rabbitmq: absent when gateway and worker start", rounds=3, short=1, round_s=60, starts=False)
+def absent(scene: Scene) -> None:
+    for _ in range(scene.rounds):
+        scene.rabbitmq.stop()
+        scene.serve()
+        scene.work()
+        scene.load()
+        scene.run_for(1.5)
+        scene.rabbitmq.start()
+        scene.until_flowing()
+        scene.end_load()
+        scene.kill(scene.server, signal.SIGTERM)
+        scene.kill(scene.worker, signal.SIGTERM)
+    scene.serve()
+    scene.work()
+    scene.load()
+
+
+@fault("rabbitmq: all connections closed by the operator", rounds=10, short=1)
+def connections_closed(scene: Scene) -> None:
+    for _ in range(scene.rounds):
+        scene.run_for(0.5)
+        scene.rabbitmq.close_connections()
+        scene.until_flowing()
+
+
+@fault("rabbitmq: memory alarm for 10 s", rounds=2, short=1, round_s=60)
+def memory_alarm(scene: Scene) -> None:
+    for _ in range(scene.rounds):
+        scene.rabbitmq.ctl("set_vm_memory_high_watermark", "0.00001")
+        scene.until(lambda: scene.metric("broker_blocked") == 1, "the alarm is noticed")
+        scene.run_for(10.0)
+        scene.rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
+        scene.until_flowing()
+    _no_deadline_ran(scene)
+
+
+@fault("rabbitmq: disk alarm for 10 s", rounds=2, short=1, round_s=60)
+def disk_alarm(scene: Scene) -> None:
+    for _ in range(scene.rounds):
+        scene.rabbitmq.ctl("set_disk_free_limit", str(10**15))
+        scene.until(lambda: scene.metric("broker_blocked") == 1, "the alarm is noticed")
+        scene.run_for(10.0)
+        scene.rabbitmq.ctl("set_disk_free_limit", str(10**7))
+        scene.until_flowing()
+    _no_deadline_ran(scene)
+
+
+def _no_deadline_ran(scene: Scene) -> None:
+    late = scene.metric("publish_failures_total{reason=deadline}")
+    scene.expect(late == 0, f"{late:.0f} deadlines ran while the broker did not read")
+
+
+@fault("rabbitmq: the events exchange deleted while running", rounds=5, short=1)
+def events_exchange_deleted(scene: Scene) -> None:
+    for _ in range(scene.rounds):
+        scene.run_for(0.5)
+        scene.rabbitmq.manage("DELETE", f"/api/exchanges/{scene.vhost}/im.events")
+        scene.until_flowing()
+
+
+@fault("rabbitmq: the alternate exchange and its queue deleted while running", rounds=5, short=1)
+def alternate_deleted(scene: Scene) -> None:
+    for _ in range(scene.rounds):
+        scene.run_for(0.5)
+        scene.rabbitmq.manage("DELETE", f"/api/exchanges/{scene.vhost}/im.unrouted")
+        scene.rabbitmq.manage("DELETE", f"/api/queues/{scene.vhost}/im.unrouted")
+        scene.until_flowing()
+
+
+@fault("rabbitmq: events that no queue takes", rounds=1, short=1, starts=False, sinks={
+    "crm": {"kind": "postgres", "events": ["im.group.member.exited.#"]},
+    "audit": {"kind": "jsonl", "path": "var/events.jsonl", "events": ["im.group.member.exited.#"]},
+})  # fmt: skip
+def unrouted(scene: Scene) -> None:
+    """Two of the three kinds stand in im.unrouted until a sink takes them: then all of them are there."""
+    scene.start()
+    scene.run_for(3.0)
+    scene.until(lambda: (scene.rabbitmq.ready(scene.vhost, "im.unrouted") or 0) > 1000, "unrouted events")
+    scene.kill(scene.server, signal.SIGTERM)
+    scene.kill(scene.worker, signal.SIGTERM)
+    scene.end_load()
+    for sink in ("crm", "audit"):
+        scene.gateway.change(("sinks", sink, "events"), ["#"])
+    scene.serve()
+    scene.work()
+    said = scene.gateway.command("topology", "rescue")
+    scene.notes.append(said.strip())
+    scene.load()
+
+
+@fault("rabbitmq: a policy makes one sink's queue refuse", rounds=2, short=1, round_s=60, keeps_order=False)
+def refusing_queue(scene: Scene) -> None:
+    for _ in range(scene.rounds):
+        scene.kill(scene.worker, signal.SIGTERM)
+        scene.rabbitmq.policy(
+            scene.vhost, "full", "^im.sink.crm$", {"max-length": 1, "overflow": "reject-publish"}
+        )
+        scene.until(lambda: scene.metric("publish_failures_total{reason=nacked}") > 0, "a refusal")
+        before = scene.rabbitmq.ready(scene.vhost, "im.sink.audit") or 0
+        probes = scene.metric("publish_failures_total{reason=nacked}")
+        scene.run_for(5.0)
+        probes = scene.metric("publish_failures_total{reason=nacked}") - probes
+        copies = (scene.rabbitmq.ready(scene.vhost, "im.sink.audit") or 0) - before
+        scene.expect(copies <= probes + 3, f"{copies} copies to the healthy sink by {probes:.0f} probes")
+        scene.expect("im.sink.crm" in _refusals(scene), "the log does not name the queue that refuses")
+        scene.rabbitmq.manage("DELETE", f"/api/policies/{scene.vhost}/full")
+        scene.work()
+        scene.until_flowing()
+
+
+def _refusals(scene: Scene) -> str:
+    return "\n".join(line for line in scene.log().splitlines() if "refuse" in line)
+
+
+@fault("rabbitmq: the user's rights revoked while running", rounds=3, short=1)
+def rights_revoked(scene: Scene) -> None:
+    whole = {"configure": ".*", "write": ".*", "read": ".*"}
+    for lacking in [{**whole, name: "^$"} for name in ("write", "read", "configure")] * scene.rounds:
+        scene.run_for(0.3)
+        scene.rabbitmq.manage("PUT", f"/api/permissions/{scene.vhost}/guest", lacking)
+        scene.rabbitmq.close_connections()  # rights are looked up at leisure; now they are
+        scene.run_for(2.0)
+        scene.rabbitmq.manage("PUT", f"/api/permissions/{scene.vhost}/guest", whole)
+        scene.until_flowing()
+
+
+def through_proxy(scene: Scene) -> TcpProxy:
+    proxy = TcpProxy(scene.rabbitmq.port)
+    scene.gateway.change(("broker", "url"), proxy.through(scene.url))
+    scene.start()
+    return proxy
+
+
+def _without_proxy(scene: Scene) -> None:
+    scene.kill(scene.server, signal.SIGTERM)
+    scene.kill(scene.worker, signal.SIGTERM)
+    scene.gateway.change(("broker", "url"), scene.url)
+    scene.serve()
+    scene.work()
+
+
+def _broken_network(scene: Scene, act: str, *arguments: str | int, seconds: float) -> None:
+    with through_proxy(scene) as proxy:
+        for _ in range(scene.rounds):
+            scene.run_for(0.5)
+            getattr(proxy, act)(*arguments)
+            scene.run_for(seconds)
+            proxy.flow()
+            scene.until_flowing(60)
+        _without_proxy(scene)
+
+
+@fault(
+    "rabbitmq: killed -9 with a thousand publishes unconfirmed", rounds=5, short=1, round_s=60, starts=False
+)
+def killed_with_unconfirmed(scene: Scene) -> None:
+    with through_proxy(scene) as proxy:
+        for _ in range(scene.rounds):
+            proxy.refuse()
+            scene.until(lambda: scene.metric("journal_waiting_records") >= 5000, "a backlog")
+            proxy.flow()  # what waits goes out as fast as it can
+            scene.until(lambda: scene.metric("publish_unconfirmed") >= 1000, "1,000 unconfirmed")
+            scene.rabbitmq.kill()
+            scene.rabbitmq.start()
+            scene.until_flowing()
+        _without_proxy(scene)
+
+
+@fault("rabbitmq: connections cut", rounds=10, short=1, starts=False, broker=QUICK)
+def cut(scene: Scene) -> None:
+    _broken_network(scene, "cut", seconds=0.5)
+
+
+@fault(
+    "rabbitmq: half-open connections, the client's side is gone",
+    rounds=3,
+    short=1,
+    starts=False,
+    broker=QUICK,
+    keeps_order=False,
+)
+def half_open(scene: Scene) -> None:
+    _broken_network(scene, "half_open", seconds=1.0)
+
+
+@fault(
+    "rabbitmq: the network stalls both ways for 12 s",
+    rounds=2,
+    short=1,
+    round_s=90,
+    starts=False,
+    broker=QUICK,
+    keeps_order=False,
+)
+def stall(scene: Scene) -> None:
+    _broken_network(scene, "stall", "both", seconds=12.0)
+
+
+@fault(
+    "rabbitmq: publishes do not get there for 12 s",
+    rounds=2,
+    short=0,
+    round_s=90,
+    starts=False,
+    broker=QUICK,
+    keeps_order=False,
+)
+def stall_up(scene: Scene) -> None:
+    _broken_network(scene, "stall", "up", seconds=12.0)
+
+
+@fault(
+    "rabbitmq: confirms and deliveries do not get back for 12 s",
+    rounds=2,
+    short=0,
+    round_s=90,
+    starts=False,
+    broker=QUICK,
+    keeps_order=False,
+)
+def stall_down(scene: Scene) -> None:
+    _broken_network(scene, "stall", "down", seconds=12.0)
+
+
+@fault("rabbitmq: accepts TCP and says nothing", rounds=2, short=1, round_s=90, starts=False, broker=QUICK)
+def mute(scene: Scene) -> None:
+    with through_proxy(scene) as proxy:
+        for _ in range(scene.rounds):
+            proxy.mute()
+            proxy.cut()
+            scene.run_for(5.0)
+            proxy.flow()
+            scene.until_flowing(60)
+        _without_proxy(scene)
+
+
+@fault(
+    "rabbitmq: 1 kB a second for 10 s",
+    rounds=2,
+    short=1,
+    round_s=90,
+    starts=False,
+    broker=QUICK,
+    keeps_order=False,
+)
+def slow(scene: Scene) -> None:
+    _broken_network(scene, "slow", 1000, seconds=10.0)

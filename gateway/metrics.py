@@ -38,7 +38,7 @@ class Metrics:
         )
         self.requests_hangups = self._counter(
             "requests_hangups",
-            "Requests whose caller was gone before the answer, by whether the callback was stored.",
+            "Requests whose caller had ended its side before the answer, by whether the callback was stored.",
             ("stored",),
         )
         self.answers_late = self._counter(

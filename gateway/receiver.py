@@ -24,8 +24,8 @@ from gateway.limits import AppLimits
 from gateway.metrics import Metrics
 from gateway.networks import Networks
 from gateway.notes import Notes
+from gateway.outcome import JSON_HEADERS, OUTCOME, Outcome, Reports, refusal_response
 from gateway.rules import rules_of
-from gateway.server import JSON_HEADERS, OUTCOME, Outcome, Reports, refusal_response
 
 
 class Receiver(Reports):

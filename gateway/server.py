@@ -10,18 +10,17 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
 from gateway import answer
 from gateway.config import Listen
 from gateway.logs import where
 from gateway.networks import Networks, plain
+from gateway.outcome import OUTCOME, Outcome, Reports, refusal_response
 
-JSON_HEADERS = {"Content-Type": "application/json", "Server": "im-callback-gateway"}
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _log = logging.getLogger(__name__)
@@ -31,67 +30,33 @@ _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one request: ``kind`` is ``refused``, ``probe`` or ``stored``."""
-
-    kind: str
-    label: str = ""
-    """The reason of a refusal, the app id of a stored callback."""
-    is_late: bool = False
-    """Stored, but answered 503 because the broker's confirm took too long."""
-
-
-OUTCOME = web.ResponseKey("outcome", Outcome)
-
-
-class Reports:
-    """Whom the server tells what happened; the receiver counts it."""
-
-    def answered(self, outcome: Outcome) -> None:
-        """An answer was written."""
-
-    def hung_up(self, outcome: Outcome | None) -> None:
-        """The caller was gone before the answer, or before its body had come (None)."""
-
-    def evicted(self) -> None:
-        """A connection was closed to make room for a newer one."""
-
-    def turned_away(self) -> None:
-        """A connection was closed at once: its peer has max_connections_per_peer already."""
-
-    def handshake_failed(self) -> None:
-        """A connection ended before it spoke TLS."""
-
-
-def refusal_response(
-    reason: str, retry_after_s: int, *, refusal: answer.Refusal | None = None
-) -> web.Response:
-    """Return the answer for *reason*, its outcome included; 503 names *retry_after_s*."""
-    row = refusal or answer.REFUSALS[reason]
-    headers = dict(JSON_HEADERS)
-    if row.status == 503:
-        headers["Retry-After"] = str(retry_after_s)
-    if row.status == 405:
-        headers["Allow"] = "GET, HEAD, POST"
-    response = web.Response(status=row.status, body=row.body, headers=headers)
-    response[OUTCOME] = Outcome("refused", reason)
-    return response
-
-
 class Connection(RequestHandler):
-    """One connection of a caller, with a deadline from its first byte to its last header."""
+    """One connection of a caller, with deadlines for its head and for taking its answers."""
 
-    __slots__ = ("_front", "_head_deadline")
+    __slots__ = (
+        "_front",
+        "_head_deadline",
+        "_is_half_closed",
+        "_last_payload",
+        "_stall_deadline",
+        "has_stored",
+    )
 
     def __init__(self, front: FrontServer, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
         super().__init__(front, loop=loop, **kwargs)
         self._front = front
         self._head_deadline: asyncio.TimerHandle | None = None
+        self._stall_deadline: asyncio.TimerHandle | None = None
+        self._is_half_closed = False
+        self._last_payload: StreamReader | None = None
+        self.has_stored = False
+        """A callback that came by it was stored, so it is no stranger's silence."""
 
     @property
     def is_idle(self) -> bool:
-        """No request is under way; part of a head may have come."""
+        """No request is under way; part of a head may have come, or the last answer waits to be taken."""
+        if self.transport is None or self.transport.is_closing():
+            return True
         if self._request_in_progress or self._messages:
             return False
         return self._waiter is not None or self._request_count == 0
@@ -100,13 +65,36 @@ class Connection(RequestHandler):
         parsed = self._request_count
         super().data_received(data)
         if self._request_count > parsed:
+            self._last_payload = self._messages[-1][1]
             self._stop_clock()
         # Why strip: an empty line before a request is to be ignored (RFC 9112, 2.2), so it starts no head.
         elif data.strip(b"\r\n") and self.is_idle and self._head_deadline is None:
             self._head_deadline = self._loop.call_later(self._front.listen.header_timeout_s, self._too_slow)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection for answers that are owed: a caller may end its side once it has asked.
+
+        Not under TLS, where the streams can't be ended apart.
+        """
+        is_whole = self._last_payload is None or self._last_payload.is_eof()
+        is_plain = self.transport is not None and self.transport.get_extra_info("sslcontext") is None
+        self._is_half_closed = True
+        return is_plain and is_whole and not self.is_idle
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        patience_s = self._front.listen.body_timeout_s
+        self._stall_deadline = self._loop.call_later(patience_s, self._front.abort, self)
+
+    def resume_writing(self) -> None:
+        if self._stall_deadline is not None:
+            self._stall_deadline.cancel()
+        super().resume_writing()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_clock()
+        if self._stall_deadline is not None:
+            self._stall_deadline.cancel()
         super().connection_lost(exc)
 
     def handle_error(
@@ -128,14 +116,18 @@ class Connection(RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        if self._front.is_draining:
+        if self._front.is_draining or (self._is_half_closed and not self._messages):
             resp.force_close()
+        # Why before writing: who ended its side by then has most likely given up, even if it gets its answer.
+        is_gone = self._is_half_closed
         resp, is_reset = await super().finish_response(request, resp, start_time)
         outcome: Outcome | None = resp.get(OUTCOME)
-        if outcome is None or is_reset:
+        if outcome is None or is_reset or is_gone or self.transport is None:
             self._front.reports.hung_up(outcome)
         else:
             self._front.reports.answered(outcome)
+        if outcome is not None and outcome.kind == "stored":
+            self.has_stored = True
         return resp, is_reset
 
     def _too_slow(self) -> None:
@@ -174,7 +166,7 @@ class FrontServer(web.Server):
         self.max_connections = max_connections
         self.is_draining = False
         # Why ordered: the first one that is idle is the one that has been so for longest.
-        self._by_activity: dict[RequestHandler, None] = {}
+        self._by_activity: dict[RequestHandler, asyncio.Transport] = {}
         self._networks = Networks.of((), listen.trusted_proxies)
         self._peers: dict[RequestHandler, str] = {}
         self._per_peer: Counter[str] = Counter()
@@ -192,7 +184,7 @@ class FrontServer(web.Server):
             # Why later: lost before its task has begun, a handler of aiohttp fails with a stack trace.
             self._loop.call_soon(transport.abort)
             return
-        self._by_activity[handler] = None
+        self._by_activity[handler] = transport
         if len(self._by_activity) > self.max_connections:
             self._evict(handler)
 
@@ -204,8 +196,15 @@ class FrontServer(web.Server):
     def touch(self, handler: object) -> None:
         """Note that *handler*'s connection served a request just now."""
         if isinstance(handler, RequestHandler) and handler in self._by_activity:
-            del self._by_activity[handler]
-            self._by_activity[handler] = None
+            self._by_activity[handler] = self._by_activity.pop(handler)
+
+    def abort(self, handler: RequestHandler) -> None:
+        """End the connection now, whatever was not taken of its answers."""
+        transport = self._by_activity.pop(handler, None)
+        handler.force_close()
+        if transport is not None:
+            # Why at once: what was written last would wait for a caller that may never take it.
+            transport.abort()
 
     def admit(self, handler: RequestHandler, address: Any) -> bool:
         """Count the connection for its peer, unless that has as many as it may have; once is enough."""
@@ -229,13 +228,20 @@ class FrontServer(web.Server):
                 del self._per_peer[peer]
 
     def _evict(self, newest: RequestHandler) -> None:
-        others = (conn for conn in self._by_activity if conn is not newest and isinstance(conn, Connection))
-        oldest = next(others, None)
-        victim = oldest
-        if oldest is not None and not oldest.is_idle:
-            # Why the oldest when none is idle: those are slow senders, the new caller may be the real one.
-            victim = next((conn for conn in others if conn.is_idle), oldest)
+        """End the longest idle connection, rather one by which no callback has come yet."""
+        oldest: Connection | None = None
+        oldest_idle: Connection | None = None
+        for one in self._by_activity:
+            if one is newest or not isinstance(one, Connection):
+                continue
+            oldest = oldest or one
+            if one.is_idle:
+                oldest_idle = oldest_idle or one
+                if not one.has_stored:
+                    oldest_idle = one
+                    break
+        # Why the oldest when none is idle: those are slow senders, the new caller may be the real one.
+        victim = oldest_idle or oldest
         if victim is not None:
-            self._by_activity.pop(victim, None)
             self.reports.evicted()
-            victim.force_close()
+            self.abort(victim)

@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import re
+import socket
 import threading
 import time
 from pathlib import Path
@@ -349,6 +350,96 @@ async def test_at_the_limit_the_longest_idle_connection_goes(start):
     for _, writer in idle:
         writer.close()
     assert value(front.metrics.connections_evicted) == 1
+
+
+async def test_strangers_make_room_before_a_sender_does(start):
+    """A flood of connections that say nothing does not cut off the one that callbacks come by."""
+    front = await start(max_connections=3)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(request("POST", f"/callback?{QUERY}", SAMPLE))
+    await read_answer(reader)
+    flood = [await asyncio.open_connection("127.0.0.1", front.port) for _ in range(10)]
+    async with asyncio.timeout(5):
+        assert await flood[0][0].read() == b""
+
+    writer.write(request("POST", f"/callback?{QUERY}", SAMPLE))
+    assert (await read_answer(reader))[0] == 200
+    for _, one in (*flood, (reader, writer)):
+        one.close()
+
+
+async def unread(front):
+    """Connect, ask for more answers than all buffers hold, and read none."""
+    caller = socket.socket()
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    caller.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(caller, ("127.0.0.1", front.port))
+    async with asyncio.timeout(5):
+        while not front.server.connections:
+            await asyncio.sleep(0.01)
+        (connection,) = front.server.connections
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        sending = asyncio.ensure_future(loop.sock_sendall(caller, request("GET", "/callback") * 3000))
+        while not connection.writing_paused:
+            await asyncio.sleep(0.01)
+    return caller, sending
+
+
+async def test_answers_that_nobody_takes_have_a_deadline(start):
+    """A caller that asks and never reads does not hold its place for ever."""
+    front = await start(body_timeout_s=0.2)
+    caller, sending = await unread(front)
+    async with asyncio.timeout(5):
+        while front.server.connections:
+            await asyncio.sleep(0.01)
+
+    assert value(front.metrics.requests_hangups) == 1
+    sending.cancel()
+    caller.close()
+
+
+async def test_answers_that_nobody_takes_make_room(start):
+    """Such a connection ends at once for a new caller, with what it has not taken."""
+    front = await start(max_connections=1, body_timeout_s=60)
+    caller, sending = await unread(front)
+
+    assert (await front.post(f"/callback?{QUERY}"))[0] == 200
+    async with asyncio.timeout(5):
+        while front.server.connections:
+            await asyncio.sleep(0.01)
+    sending.cancel()
+    caller.close()
+
+
+async def test_a_caller_that_ended_its_side_gets_its_answers(start):
+    """All that it asked whole; then the connection ends, and each counts as a hang-up of its own kind."""
+    front = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(request("POST", f"/callback?{QUERY}", SAMPLE) * 2 + request("GET", "/nowhere"))
+    writer.write_eof()
+
+    assert [(await read_answer(reader))[0] for _ in range(3)] == [200, 200, 404]
+    assert await reader.read() == b""
+    assert len(await front.stored()) == 2
+    assert front.counts() == (0, {}, 0)
+    assert front.metrics.registry.get_sample_value("gateway_requests_hangups_total", {"stored": "yes"}) == 2
+    assert front.metrics.registry.get_sample_value("gateway_requests_hangups_total", {"stored": "no"}) == 1
+    writer.close()
+
+
+async def test_a_caller_that_ended_its_side_in_a_body_is_gone(start):
+    """Nothing more can come of it, so nobody waits for the rest."""
+    front = await start(body_timeout_s=60)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    whole = request("POST", f"/callback?{QUERY}", SAMPLE)
+    writer.write(whole[:-1])
+    writer.write_eof()
+
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    assert await front.stored() == []
+    writer.close()
 
 
 async def test_slow_senders_make_room_too(start):

@@ -219,6 +219,22 @@ def test_sigterm_under_load_answers_everything(make, broker):
     ]
 
 
+def test_a_caller_that_ends_its_side_gets_all_its_answers(make):
+    """More requests at once than are taken in at once, then the end of the stream: each is stored and answered."""
+    gateway = make()
+    gateway.start("serve")
+    one = f"POST /callback?{QUERY} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SAMPLE)}\r\n\r\n".encode()
+    with (
+        socket.create_connection(("127.0.0.1", gateway.port), 10) as caller,
+        caller.makefile("rb") as answers,
+    ):
+        caller.sendall((one + SAMPLE) * 40)
+        caller.shutdown(socket.SHUT_WR)
+        assert answers.read().count(b"HTTP/1.1 200 OK") == 40
+
+    assert gateway.metrics()["gateway_journal_head_position"] == 40
+
+
 def test_a_second_signal_stops_at_once(make):
     """drain_s can be long; nobody has to wait for it."""
     gateway = make(listen={"drain_s": 600})

@@ -312,6 +312,25 @@ async def test_records_lost_from_the_end_are_counted_after_a_clean_close(tmp_pat
         assert await journal.append(callback(6)) == 6
 
 
+async def test_nobody_is_woken_for_records_lost_from_the_end(tmp_path: Path) -> None:
+    """The forwarder reads nothing behind the last good one and has to wait; else it would turn for ever."""
+    limits = settings(tmp_path)
+    async with running(limits) as journal:
+        await fill(journal, 5)
+    os.truncate(segment(limits.dir), record_ends(limits.dir, 3)[2])
+    async with running(limits) as journal:
+        assert positions(read_all(journal)) == [1, 2, 3]
+        journal.confirm(3)
+        assert (journal.cursor, journal.waiting) == (5, 0)
+        waiting = asyncio.ensure_future(journal.wait_for(3))
+        await asyncio.sleep(0)
+
+        assert not waiting.done()
+        assert await journal.append(callback(6)) == 6
+        await waiting
+        assert positions(journal.read(3, 10, 10**6)) == [6]
+
+
 async def test_a_new_id_where_nothing_tells_which_positions_were_used(tmp_path: Path) -> None:
     """Id and position name a callback for ever; without segments and cursor only a new id keeps that."""
     limits = settings(tmp_path)

@@ -157,7 +157,9 @@ class Journal:
     async def wait_for(self, after: int) -> None:
         """Return when there is a callback behind the position *after*; the caller sets the deadline."""
         self._intake.start()
-        while self.head <= (last := self._holes.skip(after)):
+        # Why the cursor too: a hole that it has passed is forgotten, and returning for it would be for nothing,
+        #      again and again.
+        while self.head <= (last := max(self.cursor, self._holes.skip(after))):
             await self._heads.wait(last + 1)
 
     def confirm(self, position: int) -> None:

@@ -157,8 +157,7 @@ class Journal:
     async def wait_for(self, after: int) -> None:
         """Return when there is a callback behind the position *after*; the caller sets the deadline."""
         self._intake.start()
-        # Why the cursor too: a hole that it has passed is forgotten, and returning for it would be for nothing,
-        #      again and again.
+        # Why the cursor too: a hole that it has passed is forgotten; returning for one would never end.
         while self.head <= (last := max(self.cursor, self._holes.skip(after))):
             await self._heads.wait(last + 1)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import orjson
@@ -89,8 +90,10 @@ def faults(command: str, reply: Reply) -> list[str]:
     """Return what is wrong with answering *command* by *reply*, one sentence a fault."""
     allowed = ALLOWED.get(command)
     if allowed is None:
+        near = get_close_matches(command.lower(), {name.lower(): name for name in ALLOWED}, 1, 0.9)
+        meant = next((f"Did you mean {name}? " for name in ALLOWED if near == [name.lower()]), "")
         known = ", ".join(sorted(ALLOWED))
-        return [f"Tencent ignores the answer to this command; answers can be fixed for: {known}"]
+        return [f"Tencent ignores the answer to this command. {meant}Answers can be fixed for: {known}"]
     said = []
     if reply.code not in allowed.codes and reply.code not in allowed.custom:
         custom = f", or {allowed.custom.start} to {allowed.custom.stop - 1}" if allowed.custom else ""
@@ -101,6 +104,10 @@ def faults(command: str, reply: Reply) -> list[str]:
     said += [f"{name} is not known to this command" for name in sorted(_given(reply) - allowed.fields)]
     if reply.code != 0 and (reply.msg_body is not None or reply.cloud_custom_data is not None):
         said.append("a message is rewritten only with code 0")
+    try:
+        reply.body(None)
+    except (TypeError, ValueError):
+        said.append("it holds a value that JSON has no form for, such as !!binary or a number above 64 bits")
     return said
 
 

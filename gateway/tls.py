@@ -85,7 +85,10 @@ def _pair_fault(listen: Listen, cert: bytes, key: bytes, error: Exception) -> st
     if b"ENCRYPTED" in key:
         return f"listen.tls_key: {listen.tls_key}: is encrypted; the gateway needs it without a passphrase"
     if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
-        return f"listen.tls_key: {listen.tls_key}: is not the key of the certificate in {listen.tls_cert}"
+        return (
+            f"listen.tls_key: {listen.tls_key}: is not the key of the first certificate in {listen.tls_cert},"
+            " which must be the gateway's own"
+        )
     reason = str(getattr(error, "reason", "") or "not readable").replace("_", " ").lower()
     return f"listen.tls_cert, listen.tls_key: can't be used together ({reason})"
 

@@ -120,10 +120,39 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
         ),
         ("sinks: {a: {kind: jsnl}}", "'jsonl', 'sqlite', 'postgres'"),
         ("sinks: {a: {kind: jsonl}}", "sinks.a.path: field required"),
-        ("sinks: {A b: {kind: jsonl, path: x}}", "sinks.A b"),
-        ("apps: {abc: {}}", "apps.abc"),
-        ("apps: {'1': {path: no-slash}}", "apps.1.path"),
+        ("sinks: {A b: {kind: jsonl, path: x}}", "sinks.A b: must be a name: a lower-case letter, then"),
+        ("apps: {abc: {}}", "apps.abc: must be an SDKAppID: decimal digits, at most 20 (it is 'abc')"),
+        ("apps: {'1': {path: no-slash}}", "apps.1.path: must be the path of the console's callback URL"),
         ("apps: {'1': {tokens: ['']}}", "apps.1.tokens: a token may not be empty"),
+        (
+            "apps: {'1': {tokens: [\"abc\\n\"]}}",
+            "apps.1.tokens: a token begins or ends with a blank or a line",
+        ),
+        ("apps: {'1': {tokens_file: ''}}", "apps.1.tokens_file: must name a file; leave the key out"),
+        ("apps: {'1': {tokens_file: [a]}}", "apps.1.tokens_file: must be the path of a file"),
+        ("apps: {'1': {max_per_s: yes}}", "apps.1.max_per_s: must be a number (it is True)"),
+        ("apps: {'1': {}, 1: {}}", "key 1 is given twice"),
+        (
+            "answers: {Sns.CallbackPrevFriendAdd: {code: no}}",
+            "FriendAdd.code: must be a number (it is False)",
+        ),
+        ("listen: {drain_s: on}", "listen.drain_s: must be a number (it is True)"),
+        ("listen: {header_timeout_s: on}", "listen.header_timeout_s: must be a number (it is True)"),
+        (
+            "listen: {host: 'http://127.0.0.1'}",
+            "listen.host: must be an address or a host name, without scheme",
+        ),
+        ("listen: {host: '127.0.0.1:80'}", "listen.host: must be an address or a host name, without scheme"),
+        ("listen: {tls_cert: '', tls_key: a}", "listen.tls_cert: must name a file"),
+        ("listen: {allow_networks: 10.0.0.0/8}", "listen.allow_networks: must be a list, like [a, b]"),
+        (
+            "listen: {allow_networks: [10.0.0.1/8]}",
+            "listen.allow_networks.0: must be a whole network; that would be 10.0.0.0/8",
+        ),
+        (
+            "listen: {trusted_proxies: [nginx]}",
+            "listen.trusted_proxies.0: must be a network, like 192.0.2.0/24",
+        ),
         ("broker: {url: 'http://x'}", "broker.url: must be amqp://…, amqps://… or embedded:PATH"),
         ("broker: {url: ['embedded:a', 'amqp://b']}", "embedded:PATH stands alone"),
         ("journal: {max_mb: 9}", "journal.max_mb: 9 is less than 10 times listen.max_body_bytes; say 10"),
@@ -138,6 +167,14 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
 def test_faults_name_path_and_what_is_allowed(tmp_path, text, expected):
     """Whatever is wrong, the message says where and what would be right."""
     assert expected in fault_of(tmp_path, text)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "fe80::1%eth0", "localhost", "im.example.org", ""])
+def test_hosts_that_can_be_listened_on(tmp_path, host):
+    """Addresses of both kinds, names, and all addresses."""
+    (tmp_path / "config.yaml").write_text(f"listen: {{host: '{host}'}}")
+
+    assert load(tmp_path / "config.yaml", {}).listen.host == host
 
 
 def test_all_faults_are_told_at_once(tmp_path):

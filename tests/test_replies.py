@@ -50,7 +50,7 @@ def test_the_documented_answers_can_be_configured(command, reply, sample):
     ("command", "reply", "said"),
     [
         ("Group.CallbackAfterMemberExit", Reply(code=1), "Tencent ignores the answer"),
-        ("No.Such", Reply(), "answers can be fixed for: C2C.CallbackBeforeSendMsg"),
+        ("No.Such", Reply(), "Answers can be fixed for: C2C.CallbackBeforeSendMsg"),
         ("Group.CallbackBeforeCreateGroup", Reply(code=2), "allowed are 0, 1, or 10100 to 10200"),
         ("C2C.CallbackBeforeSendMsg", Reply(code=10100), "allowed are 0, 1, 2, or 120001 to 130000"),
         ("C2C.CallbackBeforeSendMsg", Reply(code=130001), "code 130001 has no meaning there"),
@@ -58,6 +58,9 @@ def test_the_documented_answers_can_be_configured(command, reply, sample):
         ("C2C.CallbackBeforeSendMsg", Reply(code=1, cloud_custom_data="x"), "only with code 0"),
         ("Sns.CallbackPrevFriendAdd", Reply(result_code=37999), "result_code 37999 is not allowed"),
         ("Live.CallbackBeforeSendGift", Reply(rsp_data=""), "rsp_data is not known"),
+        ("group.callbackbeforesendmsg", Reply(), "Did you mean Group.CallbackBeforeSendMsg?"),
+        ("Group.CallbackBeforeSendMsg", Reply(msg_body=({"A": b""},)), "a value that JSON has no form for"),
+        ("Group.CallbackBeforeSendMsg", Reply(msg_body=({"A": 2**64},)), "a value that JSON has no form for"),
     ],
 )
 def test_what_tencent_does_not_allow_is_named(command, reply, said):

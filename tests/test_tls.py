@@ -135,7 +135,7 @@ async def test_a_broken_renewal_changes_nothing_and_is_logged_once(tmp_path, fil
             port.files.look()
         assert (await port.post(ssl=trusting(authority)))[0] == 200
         assert [record.levelname for record in caplog.records] == ["ERROR"]
-        assert "is not the key of the certificate" in caplog.text
+        assert "is not the key of the first certificate" in caplog.text
         assert "the certificate read last stays in use" in caplog.text
 
         files.cert.unlink()
@@ -335,7 +335,7 @@ def test_faults_at_start_name_key_and_file(tmp_path, files):
     other = tmp_path / "other.pem"
     other.write_bytes(trustme.CA().issue_cert("localhost").private_key_pem.bytes())
     assert re.match(
-        r"listen\.tls_key: .* is not the key of the certificate in", fault_of(files, tls_key=other)
+        r"listen\.tls_key: .* is not the key of the first certificate in", fault_of(files, tls_key=other)
     )
     other.write_text("-----BEGIN PRIVATE KEY-----\nrubbish\n-----END PRIVATE KEY-----\n")
     assert fault_of(files, tls_key=other).startswith(

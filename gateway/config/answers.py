@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.config.base import Section
+from gateway.config.base import Section, Whole
 
 
 class Answer(Section):
     """What Tencent gets instead of plain OK; keys that are left out are not sent."""
 
-    code: int = 0
+    code: Whole = 0
     info: str = ""
     refused_members: tuple[str, ...] | None = None
     msg_body: tuple[dict[str, Any], ...] | None = None
     cloud_custom_data: str | None = None
     rsp_data: str | None = None
-    result_code: int = 0
+    result_code: Whole = 0
     result_info: str = ""

@@ -3,20 +3,75 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+)
+
+_APP_ID = r"^[0-9]{1,20}$"
+_URL_PATH = r"^/[^?#\s]*$"
+_NAME = r"^[a-z][a-z0-9_-]{0,62}$"
+MEANT: Mapping[str, str] = {
+    _APP_ID: "must be an SDKAppID: decimal digits, at most 20",
+    _URL_PATH: "must be the path of the console's callback URL: it begins with / and has no ?, # or blank",
+    _NAME: "must be a name: a lower-case letter, then lower-case letters, digits, _ or -, at most 63",
+}
+"""What a pattern asks for, in words."""
 
 
 def _network(text: str) -> str:
-    ipaddress.ip_network(text)  # its ValueError says what is wrong
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        try:
+            whole = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise ValueError("must be a network, like 192.0.2.0/24 or 2001:db8::/32") from None
+        raise ValueError(f"must be a whole network; that would be {whole}") from None
     return text
 
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+def _number(value: Any) -> Any:
+    # Why: pydantic takes yes for 1, and a limit of 1 is nobody's wish.
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004 - pydantic makes a fault of ValueError only
+    return value
+
+
+def _host(text: str) -> str:
+    is_address = ":" not in text
+    with suppress(ValueError):
+        is_address = bool(ipaddress.ip_address(text))
+    if not is_address or "/" in text:
+        raise ValueError("must be an address or a host name, without scheme and port")
+    return text
+
+
+def _named(path: Any) -> Any:
+    # Why: "" would be the folder that the process runs in; an unset variable should say that it is one.
+    if path == "":
+        raise ValueError("must name a file; leave the key out, or say null, for none")
+    return path
+
+
+Whole = Annotated[int, BeforeValidator(_number)]
+Port = Annotated[Whole, Field(ge=0, le=65535)]
+Positive = Annotated[Whole, Field(ge=1)]
+Number = Annotated[float, BeforeValidator(_number)]
+Seconds = Annotated[Number, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Host = Annotated[str, AfterValidator(_host)]
+AppId = Annotated[str, Field(pattern=_APP_ID)]
+UrlPath = Annotated[str, Field(pattern=_URL_PATH)]
+Name = Annotated[str, Field(pattern=_NAME)]
+File = Annotated[Path, BeforeValidator(_named)]
 FieldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$", max_length=200)]
 Cidr = Annotated[str, AfterValidator(_network)]
 Patterns = Annotated[tuple[str, ...], Field(min_length=1)]

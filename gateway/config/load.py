@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from gateway.config.answers import Answer
-from gateway.config.base import Section
+from gateway.config.base import MEANT, Section
 from gateway.config.records import Admin, App, Broker, Config, Journal, Listen, Log
 from gateway.config.sinks import JsonlSink, PostgresSink, SqliteSink
 from gateway.errors import ConfigError
@@ -33,7 +33,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 _MAPPING = "must be a mapping: keys with values below it"
 _SHAPES: Mapping[str, str] = {
     "model_type": _MAPPING, "model_attributes_type": _MAPPING, "dict_type": _MAPPING,
-    "tuple_type": "must be a list, like [a, b]",
+    "tuple_type": "must be a list, like [a, b]", "path_type": "must be the path of a file",
     "union_tag_not_found": "needs a kind: jsonl, sqlite or postgres",
 }  # fmt: skip
 _KINDS: Mapping[str, type[Section]] = {"jsonl": JsonlSink, "sqlite": SqliteSink, "postgres": PostgresSink}
@@ -97,17 +97,17 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice, where YAML would silently keep the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
             if key_node.tag == _MERGE:
                 continue
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (str, int)) and key in seen:
+            # Why str(key): 1400000000 and "1400000000" are one app.
+            if isinstance(key, (str, int)) and str(key) in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is given twice", key_node.start_mark
                 )
-            if isinstance(key, (str, int)):
-                seen.add(key)
+            seen.add(str(key))
         return super().construct_mapping(node, deep)
 
 
@@ -181,7 +181,9 @@ def _explain(fault: Any, raw: Any) -> str:
     loc = fault["loc"]
     # Behind a sink's name stands its kind, which is no key; anywhere else the same word is one.
     where = [
-        str(part) for at, part in enumerate(loc) if not (at == 2 and loc[0] == "sinks" and part in _KINDS)
+        str(part)
+        for at, part in enumerate(loc)
+        if part != "[key]" and not (at == 2 and loc[0] == "sinks" and part in _KINDS)
     ]
     if where[:2] == ["broker", "url"]:
         del where[2:]  # what pydantic calls the types it has tried
@@ -192,6 +194,7 @@ def _explain(fault: Any, raw: Any) -> str:
         hint = f"did you mean {'.'.join([*where[:-1], near[0]])}? " if near else ""
         return f"{path}: unknown key; {hint}Allowed here: {', '.join(allowed)}"
     message = str(fault["msg"]).removeprefix("Value error, ")
+    message = MEANT.get(fault.get("ctx", {}).get("pattern", ""), message)
     if fault["type"] == "value_error" and message.startswith(("apps.", "admin.")):
         return message
     if fault["type"] in _SHAPES:  # Why without the value: it stands where a secret may have been meant

@@ -16,7 +16,21 @@ from pydantic import (
 )
 
 from gateway.config.answers import Answer
-from gateway.config.base import Cidr, FieldName, Name, Port, Positive, Seconds, Section
+from gateway.config.base import (
+    AppId,
+    Cidr,
+    FieldName,
+    File,
+    Host,
+    Name,
+    Number,
+    Port,
+    Positive,
+    Seconds,
+    Section,
+    UrlPath,
+    Whole,
+)
 from gateway.config.sinks import Sink
 
 _BODIES_THAT_FIT = 10
@@ -25,30 +39,30 @@ _BODIES_THAT_FIT = 10
 class Listen(Section):
     """The port that callbacks come to."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 8080
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    tls_client_ca: Path | None = None
+    tls_cert: File | None = None
+    tls_key: File | None = None
+    tls_client_ca: File | None = None
     allow_networks: tuple[Cidr, ...] = ()
     trusted_proxies: tuple[Cidr, ...] = ()
     ack_after: Literal["journaled", "confirmed", "written"] = "journaled"
-    answer_deadline_ms: Annotated[int, Field(ge=100, le=60_000)] = 1500
+    answer_deadline_ms: Annotated[Whole, Field(ge=100, le=60_000)] = 1500
     signature_window_s: Positive = 60
-    max_body_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 1_048_576
-    max_header_bytes: Annotated[int, Field(ge=1024, le=1_048_576)] = 8190
+    max_body_bytes: Annotated[Whole, Field(ge=1024, le=64 * 1024 * 1024)] = 1_048_576
+    max_header_bytes: Annotated[Whole, Field(ge=1024, le=1_048_576)] = 8190
     max_headers: Positive = 128
     max_inflight: Positive = 2048
     max_inflight_mb: Positive = 256
     max_connections: Positive = 4096
-    max_connections_per_peer: Annotated[int, Field(ge=0)] = 0
+    max_connections_per_peer: Annotated[Whole, Field(ge=0)] = 0
     header_timeout_s: Seconds = 5
     body_timeout_s: Seconds = 10
     keepalive_timeout_s: Seconds = 75
     retry_after_s: Positive = 1
     before_when_full: Literal["refuse", "answer"] = "refuse"
-    drain_s: Annotated[float, Field(ge=0, le=3600)] = 10
-    processes: Annotated[int, Field(ge=1, le=1)] = 1
+    drain_s: Annotated[Number, Field(ge=0, le=3600)] = 10
+    processes: Annotated[Whole, Field(ge=1, le=1)] = 1
 
     @model_validator(mode="after")
     def _whole_tls(self) -> Listen:
@@ -62,7 +76,7 @@ class Listen(Section):
 class Admin(Section):
     """The port for health and metrics; ``gateway work`` has one of its own."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 8081
     worker_port: Port = 8082
     token: SecretStr = SecretStr("")
@@ -71,12 +85,12 @@ class Admin(Section):
 class App(Section):
     """One app (SDKAppID) whose callbacks are taken."""
 
-    path: Annotated[str, Field(pattern=r"^/[^?#\s]*$")] = "/callback"
+    path: UrlPath = "/callback"
     tokens: tuple[SecretStr, ...] = ()
-    tokens_file: Path | None = None
+    tokens_file: File | None = None
     unsigned: Literal["loopback", "allow"] = "loopback"
-    max_per_s: Annotated[int, Field(ge=0)] = 0
-    max_backlog_mb: Annotated[int, Field(ge=0)] = 0
+    max_per_s: Annotated[Whole, Field(ge=0)] = 0
+    max_backlog_mb: Annotated[Whole, Field(ge=0)] = 0
     answers: dict[str, Answer] = Field(default_factory=dict)
     redact: dict[FieldName, Literal["drop", "hash"]] = Field(default_factory=dict)
     redact_key: SecretStr = SecretStr("")
@@ -94,6 +108,9 @@ class App(Section):
         # Why: an empty token (an unset variable, say) would make every Sign computable by anyone.
         if any(not token.get_secret_value() for token in tokens):
             raise ValueError("a token may not be empty; leave the list empty to accept unsigned callbacks")
+        # Why: secrets made with echo end with a line break, and then no Sign would ever match.
+        if any(token.get_secret_value() != token.get_secret_value().strip() for token in tokens):
+            raise ValueError("a token begins or ends with a blank or a line break; take that out")
         return tokens
 
 
@@ -102,11 +119,11 @@ class Journal(Section):
 
     dir: Path = Path("var/journal")
     max_mb: Positive = 4096
-    min_free_mb: Annotated[int, Field(ge=0)] = 512
-    retain_mb: Annotated[int, Field(ge=0)] = 256
-    retain_h: Annotated[float, Field(ge=0, le=876_000, allow_inf_nan=False)] = 168
-    segment_mb: Annotated[int, Field(ge=1, le=128)] = 64
-    id_window_s: Annotated[int, Field(ge=1, le=86_400)] = 10
+    min_free_mb: Annotated[Whole, Field(ge=0)] = 512
+    retain_mb: Annotated[Whole, Field(ge=0)] = 256
+    retain_h: Annotated[Number, Field(ge=0, le=876_000, allow_inf_nan=False)] = 168
+    segment_mb: Annotated[Whole, Field(ge=1, le=128)] = 64
+    id_window_s: Annotated[Whole, Field(ge=1, le=86_400)] = 10
 
 
 class Broker(Section):
@@ -117,9 +134,9 @@ class Broker(Section):
     declare: Literal["apply", "check", "off"] = "apply"
     ignore: tuple[str, ...] = ()
     management_url: str = ""
-    tls_ca: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
+    tls_ca: File | None = None
+    tls_cert: File | None = None
+    tls_key: File | None = None
     heartbeat_s: Positive = 10
     connect_timeout_s: Seconds = 5
     confirm_timeout_s: Seconds = 30
@@ -171,7 +188,7 @@ class Config(Section):
     listen: Listen = Listen()
     admin: Admin = Admin()
     answers: dict[str, Answer] = Field(default_factory=dict)
-    apps: dict[Annotated[str, Field(pattern=r"^[0-9]{1,20}$")], App] = Field(default_factory=dict)
+    apps: dict[AppId, App] = Field(default_factory=dict)
     journal: Journal = Journal()
     broker: Broker = Broker()
     sinks: dict[Name, Sink] = Field(default_factory=dict)

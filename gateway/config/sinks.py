@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from gateway.config.base import Patterns, Seconds, Section
+from gateway.config.base import File, Patterns, Seconds, Section, Whole
 
 Effect = Literal["once", "at_least_once"]
 """``once``: an event that comes again changes nothing. ``at_least_once``: it may leave a second trace."""
@@ -20,8 +19,8 @@ class SinkBase(Section):
     # Why here and not on the sink: who replays has to know it, and need not have the sink's driver installed.
 
     events: Patterns = ("#",)
-    batch_max_events: Annotated[int, Field(ge=1, le=10_000)] = 500
-    batch_max_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 20
+    batch_max_events: Annotated[Whole, Field(ge=1, le=10_000)] = 500
+    batch_max_wait_ms: Annotated[Whole, Field(ge=0, le=60_000)] = 20
     write_timeout_s: Seconds = 30
     hold_max_s: Seconds = 60
 
@@ -40,8 +39,8 @@ class JsonlSink(SinkBase):
     effect = "at_least_once"
 
     kind: Literal["jsonl"]
-    path: Path
-    rotate_mb: Annotated[int, Field(ge=0)] = 256
+    path: File
+    rotate_mb: Annotated[Whole, Field(ge=0)] = 256
 
 
 class SqliteSink(SinkBase):
@@ -50,7 +49,7 @@ class SqliteSink(SinkBase):
     effect = "once"
 
     kind: Literal["sqlite"]
-    path: Path
+    path: File
 
 
 class PostgresSink(SinkBase):

@@ -116,6 +116,9 @@ class Metrics:
             "broker_connected", "1 while the connection stands, by role.", ("role",)
         )
         self.broker_blocked = self._gauge("broker_blocked", "1 while the broker refuses to read publishes.")
+        self.topology_deleted = self._counter(
+            "topology_deleted", "Exchanges, queues and bindings of ours that somebody deleted.", ("kind",)
+        )
         self.unrouted_events = self._gauge("unrouted_events", "Events that no sink takes, in im.unrouted.")
 
     def _sinks(self) -> None:

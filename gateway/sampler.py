@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from gateway.broker import Broker
 from gateway.errors import Unavailable
@@ -45,20 +45,27 @@ class Sampler:
 
     async def _watch_depths(self) -> None:
         while True:
-            try:
-                await self._sample_depths()
-            except Unavailable as fault:
-                _log.debug("Depths can't be asked: %s", fault)
-            except Exception as fault:  # noqa: BLE001 - a gauge that is stale must not end the process
-                _log.error("Depths can't be asked (%s)", where(fault))
+            for name in self._sinks:
+                await self._try(self._sample_depth(name))
+            await self._try(self._sample_unrouted())
             await asyncio.sleep(_DEPTHS_S)
 
-    async def _sample_depths(self) -> None:
-        for name in self._sinks:
-            depth = await self._broker.depth(name)
-            self._metrics.sink_waiting.labels(name).set(depth.ready)
-            self._metrics.sink_dead.labels(name).set(depth.dead)
-            self._metrics.sink_retrying.labels(name).set(depth.retry)
+    async def _try(self, sampling: Coroutine[object, object, None]) -> None:
+        """Await *sampling*; a queue that is missing or silent holds up only its own gauges."""
+        try:
+            await sampling
+        except Unavailable as fault:
+            _log.debug("Depths can't be asked: %s", fault)
+        except Exception as fault:  # noqa: BLE001 - a gauge that is stale must not end the process
+            _log.error("Depths can't be asked (%s)", where(fault))
+
+    async def _sample_depth(self, name: str) -> None:
+        depth = await self._broker.depth(name)
+        self._metrics.sink_waiting.labels(name).set(depth.ready)
+        self._metrics.sink_dead.labels(name).set(depth.dead)
+        self._metrics.sink_retrying.labels(name).set(depth.retry)
+
+    async def _sample_unrouted(self) -> None:
         self._metrics.unrouted_events.set(await self._broker.unrouted())
 
     async def _watch_journal(self) -> None:

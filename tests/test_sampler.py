@@ -77,6 +77,23 @@ async def test_gauges_that_can_not_be_asked_end_nothing(fault, caplog):
     assert "STRANGER" not in caplog.text
 
 
+async def test_a_queue_that_is_missing_holds_up_its_own_gauges_only():
+    """The others are what is needed then."""
+    metrics = Metrics()
+
+    async def depth(name):
+        if name == "one":
+            raise Unavailable("missing", "deleted")
+        return Depth(ready=4, unacked=None, retry=0, dead=0)
+
+    sampler = Sampler(SimpleNamespace(depth=depth), ["one", "two"], metrics)
+
+    await run_until(
+        sampler,
+        lambda: metrics.registry.get_sample_value("gateway_sink_waiting_events", {"sink": "two"}) == 4,
+    )
+
+
 async def test_a_long_backlog_is_logged_with_its_cause(caplog):
     """Number, age and room come from the journal, the cause from whoever publishes."""
     journal = SimpleNamespace(

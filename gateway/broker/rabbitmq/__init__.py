@@ -14,8 +14,9 @@ from aiormq.abc import DeliveredMessage
 from pamqp import commands as spec
 
 from gateway.broker import Delivery, Depth, Unconfirmed
-from gateway.broker.rabbitmq import declare
+from gateway.broker.rabbitmq import declare, management
 from gateway.broker.rabbitmq.consume import ROUTING_KEY, Consumer, delivery_of
+from gateway.broker.rabbitmq.keeper import Keeper
 from gateway.broker.rabbitmq.link import Link, close_channel
 from gateway.broker.rabbitmq.publish import ConfirmChannel, Message, Publisher
 from gateway.config import Broker as BrokerConfig
@@ -35,6 +36,7 @@ class RabbitMQ:
         self._metrics = metrics
         self._publish_link = Link(config, "publish", metrics)
         self._consume_link = Link(config, "consume", metrics)
+        self._keeper = Keeper(config, topology, metrics)
         self._copies: Publisher | None = None
         self._copies_lock = asyncio.Lock()
 
@@ -42,22 +44,21 @@ class RabbitMQ:
     async def publisher(self, sink: str = "") -> AsyncIterator[Publisher]:
         """Open a publishing channel, after the topology was declared or checked."""
         exchange = self._topology.sink(sink).exchange if sink else self._topology.events
-        if self._config.declare == "apply":
-            await declare.apply(self._publish_link, self._topology)
-        elif self._config.declare == "check":
-            await declare.check(self._publish_link, self._topology)
+        await self._keeper.declare(self._publish_link)
         publisher = await self._open_publisher(exchange)
+        keeping = asyncio.ensure_future(self._keeper.keep(self._consume_link, publisher))
         try:
             yield publisher
         finally:
+            keeping.cancel()
             await publisher.close()
 
     @asynccontextmanager
     async def consumer(self, sink: str, prefetch: int) -> AsyncIterator[Consumer]:
-        """Open a consuming channel of *sink*; its objects are declared by whoever publishes."""
+        """Open a consuming channel of *sink*, after the topology was declared."""
         names = self._topology.sink(sink)
         if self._config.declare == "apply":
-            await declare.apply(self._consume_link, self._topology)
+            await self._keeper.declare(self._consume_link)
         channel = await self._consume_link.channel(aiormq.Channel, confirms=False)
         consumer = Consumer(channel, names, self._publish_copy)
         try:
@@ -68,7 +69,7 @@ class RabbitMQ:
 
     async def depth(self, sink: str) -> Depth:
         names = self._topology.sink(sink)
-        channel = await self._publish_link.channel(aiormq.Channel, confirms=False)
+        channel = await self._asking_channel()
         try:
             retry = [await self._count(channel, names.retry_queue(delay_s)) for delay_s in RETRY_DELAYS_S]
             ready = await self._count(channel, names.queue)
@@ -91,7 +92,7 @@ class RabbitMQ:
             await close_channel(channel)  # Why: closing puts everything back in order; a nack may not
 
     async def unrouted(self) -> int:
-        channel = await self._publish_link.channel(aiormq.Channel, confirms=False)
+        channel = await self._asking_channel()
         try:
             return await self._count(channel, self._topology.unrouted)
         finally:
@@ -114,7 +115,7 @@ class RabbitMQ:
         return moved
 
     async def foreign_queues(self) -> list[str]:
-        return await declare.foreign_queues(self._config, self._topology)
+        return await management.foreign_queues(self._config, self._topology)
 
     async def apply(self) -> None:
         """Declare everything now, whatever ``broker.declare`` says."""
@@ -137,10 +138,14 @@ class RabbitMQ:
         await self._consume_link.close()
         await self._publish_link.close()
 
+    async def _asking_channel(self) -> aiormq.Channel:
+        # Why not the publishing link: RabbitMQ does not answer on it while an alarm lasts.
+        return await self._consume_link.channel(aiormq.Channel, confirms=False)
+
     async def _open_publisher(self, exchange: str) -> Publisher:
         channel = await self._publish_link.channel(ConfirmChannel, confirms=True)
         assert isinstance(channel, ConfirmChannel)
-        return Publisher(channel, self._config, exchange, self._metrics)
+        return Publisher(channel, self._config, exchange, self._metrics, self._keeper.note_sent)
 
     async def _publish_copy(self, message: Message) -> None:
         """Return once *message* is confirmed; Unconfirmed or Unavailable otherwise."""
@@ -170,7 +175,7 @@ class RabbitMQ:
         return None if isinstance(message.delivery, spec.Basic.GetEmpty) else message
 
     async def _count(self, channel: aiormq.Channel, queue: str) -> int:
-        declared = await self._publish_link.guard(channel.queue_declare(queue, passive=True))
+        declared = await self._consume_link.guard(channel.queue_declare(queue, passive=True))
         return declared.message_count or 0
 
 

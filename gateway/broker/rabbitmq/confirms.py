@@ -16,6 +16,8 @@ class Batch:
     future: asyncio.Future[None]
     pending: set[int]
     last_tag: int
+    received: str = ""
+    """When the gateway received the oldest of its events, RFC 3339; empty where that is not known."""
     failure: str = ""
     detail: str = ""
 

@@ -1,19 +1,15 @@
-"""Declaring and checking the broker objects, and asking the management API who else is bound to them."""
+"""Declaring the broker objects, and looking whether they stand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
-from urllib.parse import quote
 
-import aiohttp
 import aiormq
-from yarl import URL
 
 from gateway.broker.rabbitmq.link import Link, close_channel
-from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
-from gateway.topology import Exchange, Queue, Topology
+from gateway.topology import Binding, Exchange, Queue, Topology
 
 
 async def apply(link: Link, topology: Topology) -> None:
@@ -22,27 +18,47 @@ async def apply(link: Link, topology: Topology) -> None:
     try:
         for item in _objects(topology):
             await _declare(link, channel, item, is_passive=False)
-        for binding in topology.bindings():
-            bind = channel.queue_bind if binding.to_queue else channel.exchange_bind
-            await link.guard(bind(binding.destination, binding.source, routing_key=binding.routing_key))
+        await _bind(link, channel, topology.bindings())
     finally:
         await close_channel(channel)
 
 
+async def bind(link: Link, bindings: Iterable[Binding]) -> None:
+    """Bind again; a binding that stands is left as it is. Raises Unavailable."""
+    channel = await link.channel(aiormq.Channel, confirms=False)
+    try:
+        await _bind(link, channel, bindings)
+    finally:
+        await close_channel(channel)
+
+
+async def standing(link: Link, items: Iterable[Exchange | Queue]) -> dict[str, int | None]:
+    """Return by name how many events are ready in those that stand, 0 for an exchange; None: it is missing.
+
+    Needs no right to configure. Raises Unavailable.
+    """
+    found: dict[str, int | None] = {}
+    channel: aiormq.Channel | None = None
+    try:
+        for item in items:
+            channel = channel or await link.channel(aiormq.Channel, confirms=False)
+            try:
+                found[item.name] = await _declare(link, channel, item, is_passive=True)
+            except Unavailable as fault:
+                if fault.reason != "missing":
+                    raise
+                found[item.name] = channel = None  # the broker has closed it
+    finally:
+        if channel is not None:
+            await close_channel(channel)
+    return found
+
+
 async def missing(link: Link, topology: Topology) -> list[str]:
     """Return the exchanges and queues that do not stand; needs no right to configure. Raises Unavailable."""
-    absent = []
-    for item in _objects(topology):
-        channel = await link.channel(aiormq.Channel, confirms=False)
-        try:
-            await _declare(link, channel, item, is_passive=True)
-        except Unavailable as fault:
-            if fault.reason != "missing":
-                raise
-            absent.append(item.name)
-        finally:
-            await close_channel(channel)
-    return absent
+    exchanges = await standing(link, topology.exchanges())
+    queues = await standing(link, topology.queues())
+    return [name for found in (exchanges, queues) for name, ready in found.items() if ready is None]
 
 
 async def check(link: Link, topology: Topology) -> None:
@@ -60,7 +76,14 @@ def _objects(topology: Topology) -> list[Exchange | Queue]:
     return [*topology.exchanges(), *topology.queues()]
 
 
-async def _declare(link: Link, channel: aiormq.Channel, item: Exchange | Queue, *, is_passive: bool) -> None:
+async def _bind(link: Link, channel: aiormq.Channel, bindings: Iterable[Binding]) -> None:
+    for binding in bindings:
+        one = channel.queue_bind if binding.to_queue else channel.exchange_bind
+        await link.guard(one(binding.destination, binding.source, routing_key=binding.routing_key))
+
+
+async def _declare(link: Link, channel: aiormq.Channel, item: Exchange | Queue, *, is_passive: bool) -> int:
+    """Declare *item*; return how many events are ready in it, 0 for an exchange."""
     arguments: Any = dict(item.arguments)
     try:
         if isinstance(item, Exchange):
@@ -69,10 +92,11 @@ async def _declare(link: Link, channel: aiormq.Channel, item: Exchange | Queue, 
                     item.name, exchange_type=item.kind, durable=True, passive=is_passive, arguments=arguments
                 )
             )
-        else:
-            await link.guard(
-                channel.queue_declare(item.name, durable=True, passive=is_passive, arguments=arguments)
-            )
+            return 0
+        declared = await link.guard(
+            channel.queue_declare(item.name, durable=True, passive=is_passive, arguments=arguments)
+        )
+        return declared.message_count or 0
     except Unavailable as fault:
         if fault.reason == "mismatch":
             raise Unavailable(
@@ -88,62 +112,3 @@ async def _declare(link: Link, channel: aiormq.Channel, item: Exchange | Queue, 
                 " and set broker.declare: check",
             ) from fault
         raise
-
-
-async def foreign_queues(config: BrokerConfig, topology: Topology) -> list[str]:
-    """Return queues that get our events though no sink reads them, asked of the management API.
-
-    These are queues bound to our exchanges, and those behind exchanges bound to the events exchange.
-    """
-    bindings = await _bindings(config)
-    ours = {queue.name for queue in topology.queues()} | set(config.ignore)
-    exchanges = {exchange.name for exchange in topology.exchanges()}
-    exchanges |= {
-        str(one["destination"])
-        for one in bindings
-        if one["source"] == topology.events and one["destination_type"] == "exchange"
-    }
-    return sorted(
-        {
-            str(one["destination"])
-            for one in bindings
-            if one["source"] in exchanges
-            and one["destination_type"] == "queue"
-            and one["destination"] not in ours
-            and one["source"] not in config.ignore
-        }
-    )
-
-
-async def _bindings(config: BrokerConfig) -> list[Mapping[str, Any]]:
-    amqp_url = URL(config.urls[0])
-    base = URL(config.management_url) if config.management_url else _default_management(amqp_url)
-    user = base.user or amqp_url.user or "guest"
-    password = base.password or amqp_url.password or "guest"
-    vhost = quote(amqp_url.path.removeprefix("/") or "/", safe="")
-    url = base.with_user(None).with_path(f"/api/bindings/{vhost}", encoded=True)
-    headers = {"Authorization": aiohttp.encode_basic_auth(user, password)}
-    timeout = aiohttp.ClientTimeout(total=config.connect_timeout_s * 2)
-    hint = "name the management API with broker.management_url, and enable the plug-in rabbitmq_management"
-    try:
-        async with (
-            aiohttp.ClientSession(headers=headers, timeout=timeout) as session,
-            session.get(url) as response,
-        ):
-            if response.status != 200:
-                raise Unavailable("management", f"{base.host}:{base.port} answers {response.status}; {hint}")
-            found: list[Mapping[str, Any]] = await response.json()
-            return found
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise Unavailable(
-            "management", f"{base.host}:{base.port} can't be asked ({type(error).__name__}); {hint}"
-        ) from error
-
-
-def _default_management(amqp_url: URL) -> URL:
-    is_tls = amqp_url.scheme == "amqps"
-    return URL.build(
-        scheme="https" if is_tls else "http",
-        host=amqp_url.host or "localhost",
-        port=15671 if is_tls else 15672,
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import aiormq
@@ -80,8 +80,14 @@ class Publisher:
     """The forwarder's Publisher, and the one that copies are parked, retried and rescued by."""
 
     def __init__(
-        self, channel: ConfirmChannel, config: BrokerConfig, exchange: str, metrics: Metrics
+        self,
+        channel: ConfirmChannel,
+        config: BrokerConfig,
+        exchange: str,
+        metrics: Metrics,
+        on_send: Callable[[str], None] = lambda received: None,
     ) -> None:
+        """Take *on_send*, called with when the oldest event was received of what is being sent."""
         self._channel = channel
         self._config = config
         self._exchange = exchange
@@ -90,7 +96,9 @@ class Publisher:
         self._is_broken = False
         self._was_blocked = False
         self._unconfirmed = channel.unconfirmed = UnconfirmedBatches()
-        self._lock = asyncio.Lock()
+        self._on_send = on_send
+        self.lock = asyncio.Lock()
+        """Held while frames are written: who holds it keeps everybody from publishing here."""
         self._watch = asyncio.ensure_future(self._watch_deadlines())
         self._closing = channel.closing
         self._closing.add_done_callback(self._on_closed)
@@ -100,8 +108,14 @@ class Publisher:
         """The channel is gone; a new publisher is needed."""
         return self._is_broken or self._closing.done() or bool(self._channel.is_closed)
 
+    @property
+    def oldest(self) -> str:
+        """When the oldest unconfirmed event was received; empty without one."""
+        return min((one.received for one in self._unconfirmed.batches if one.received), default="")
+
     async def send(self, events: Sequence[Event]) -> asyncio.Future[None]:
         """Publish *events* to the publisher's exchange; see the protocol."""
+        received = [str(event.attributes.get("recordedtime", "")) for event in events]
         return await self.send_messages(
             [
                 Message(
@@ -113,24 +127,29 @@ class Publisher:
                     type=event.type,
                 )
                 for event in events
-            ]
+            ],
+            min(received, default=""),
         )
 
-    async def send_messages(self, messages: Sequence[Message]) -> asyncio.Future[None]:
-        """Write *messages* in order; return the future of all their confirms. Raises Unavailable."""
+    async def send_messages(self, messages: Sequence[Message], received: str = "") -> asyncio.Future[None]:
+        """Write *messages* in order; return the future of all their confirms. Raises Unavailable.
+
+        *received* is when the gateway received the oldest of them, where that is known.
+        """
         if not messages:
             nothing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             nothing.set_result(None)
             return nothing
-        async with self._lock:  # Why: tags are counted, so frames must be queued in the order of their tags
+        async with self.lock:  # Why: tags are counted, so frames must be queued in the order of their tags
             # While the broker refuses to read (an alarm), nothing is written.
             await or_closed(self._channel.connection.ready(), self._closing)
             first = self._tag + 1
             self._tag += len(messages)
             tags = set(range(first, self._tag + 1))
-            batch = Batch(asyncio.get_running_loop().create_future(), tags, self._tag)
+            batch = Batch(asyncio.get_running_loop().create_future(), tags, self._tag, received)
             payload = b"".join(self._frames(message, first + at) for at, message in enumerate(messages))
             self._unconfirmed.batches.append(batch)
+            self._on_send(received)
             frame = ChannelFrame(payload=payload, should_close=False)
             try:
                 await or_closed(self._channel.write_queue.put(frame), self._closing)

@@ -1,0 +1,185 @@
+"""Notices what somebody deletes of our exchanges, queues and bindings, says so, and declares it again.
+
+Whether exchanges and queues stand every AMQP client can see; bindings it can't. For those the management API
+is asked; where it can't be, all are bound again at each look: that heals, but nobody notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+from gateway.broker.rabbitmq import declare, management
+from gateway.broker.rabbitmq.deleted import Seen, Span, say_back, say_gone
+from gateway.broker.rabbitmq.link import Link
+from gateway.broker.rabbitmq.publish import Publisher
+from gateway.config import Broker as BrokerConfig
+from gateway.errors import Unavailable
+from gateway.logs import where
+from gateway.metrics import Metrics
+from gateway.topology import Binding, Queue, Topology
+
+_log = logging.getLogger(__name__)
+LOOK_S = 1.0
+_ASK_AGAIN_S = 60.0
+Key = tuple[str, str]
+"""Kind and name: one object of ours."""
+Standing = Mapping[str, int | None]
+"""Name → events that are ready in it; None: it is missing."""
+
+
+class Keeper:
+    """What stands, as far as this process has seen: one for all links of a broker."""
+
+    def __init__(self, config: BrokerConfig, topology: Topology, metrics: Metrics) -> None:
+        self._config = config
+        self._topology = topology
+        self._deleted = metrics.topology_deleted
+        self._seen: dict[Key, Seen] = {}
+        self._gone: dict[Key, Seen] = {}
+        self._publisher: Publisher | None = None
+        self._publishes = False
+        self._span = Span()
+        self._ask_again_s = 0.0
+        self._fault = ""
+        self._sinks = {sink.exchange: sink for sink in topology.sinks}
+
+    def note_sent(self, received: str) -> None:
+        """Remember that events are being sent; the oldest was *received* then (RFC 3339, or empty)."""
+        self._span.add(received)
+
+    async def declare(self, link: Link) -> None:
+        """Declare or check everything, as ``broker.declare`` says. Raises Unavailable.
+
+        For whoever opens a channel; reports what had been seen before and is gone.
+        """
+        if self._config.declare == "off":
+            return
+        if self._seen:
+            await self._look(link)
+        if self._config.declare == "check":
+            await declare.check(link, self._topology)
+            self._note_standing(dict.fromkeys(self._keys(), 0), _now_ms())
+        else:
+            await self._apply(link)
+
+    async def keep(self, link: Link, publisher: Publisher) -> None:
+        """Look every second until cancelled, while *publisher* is at work."""
+        self._publisher, self._publishes = publisher, True
+        try:
+            while self._config.declare != "off":
+                await asyncio.sleep(LOOK_S)
+                if not self._gone:
+                    self._span.turn(publisher.oldest)
+                try:
+                    await self._look(link)
+                    if self._gone and self._config.declare == "apply":
+                        await self._apply(link)
+                except Unavailable as fault:
+                    self._note_fault(fault)
+                except Exception as fault:  # noqa: BLE001 - a bug in here must not end the watch; it is logged
+                    _log.error("Looking after exchanges and queues failed (%s)", where(fault))
+                    await asyncio.sleep(_ASK_AGAIN_S)
+        finally:
+            self._publisher = None
+
+    async def _apply(self, link: Link) -> None:
+        began_ms = _now_ms()
+        held: AbstractAsyncContextManager[object] = nullcontext()
+        if self._publisher is not None and ("exchange", self._topology.events) in self._gone:
+            # Why: what is published once the exchange stands again and before all are bound goes past some.
+            held = self._publisher.lock
+        async with held:
+            await declare.apply(link, self._topology)
+        self._note_standing(dict.fromkeys(self._keys(), 0), began_ms)
+        self._fault = ""
+
+    async def _look(self, link: Link) -> None:
+        """See what stands, and report what does not any more, and what does again. Raises Unavailable."""
+        began_ms = _now_ms()
+        exchanges = await declare.standing(link, self._topology.exchanges())
+        queues = await declare.standing(link, self._queues())
+        found = {("exchange", name): ready for name, ready in exchanges.items()}
+        found |= {("queue", name): ready for name, ready in queues.items()}
+        found |= await self._bindings(link, exchanges, queues)
+        standing = {key: ready for key, ready in found.items() if ready is not None}
+        self._note_gone([key for key in found if key not in standing])
+        self._note_standing(standing, began_ms)
+
+    async def _bindings(self, link: Link, exchanges: Standing, queues: Standing) -> dict[Key, int | None]:
+        """Return 0 or None (missing) for each binding whose ends stand; nothing where nobody can tell."""
+        ours = [
+            binding
+            for binding in self._topology.bindings()
+            if exchanges[binding.source] is not None
+            and (queues if binding.to_queue else exchanges)[binding.destination] is not None
+        ]
+        found = await self._ask(link)
+        if self._config.declare == "apply":
+            await declare.bind(link, [one for one in ours if one.to_queue or found is None])
+        if found is None:
+            return {}
+        return {
+            _key(one): 0 if (one.destination, one.routing_key) in found else None
+            for one in ours
+            if not one.to_queue
+        }
+
+    async def _ask(self, link: Link) -> set[tuple[str, str]] | None:
+        if time.monotonic() < self._ask_again_s:
+            return None
+        try:
+            return await management.bindings_from(self._config, link.url, self._topology.events)
+        except Unavailable as fault:
+            if fault.reason != "missing":  # deleted a moment ago: the next look will see it
+                if not self._ask_again_s:
+                    _log.info(
+                        "Nobody can tell when a binding of %s is deleted (%s);"
+                        " all are bound again each second",
+                        self._topology.events,
+                        fault.detail,
+                    )
+                self._ask_again_s = time.monotonic() + _ASK_AGAIN_S
+            return None
+
+    def _note_gone(self, keys: Sequence[Key]) -> None:
+        gone = {key: self._seen.pop(key) for key in keys if key in self._seen}
+        if gone:
+            self._gone |= gone
+            for one in gone.values():
+                self._deleted.labels(one.kind).inc()
+            say_gone(list(gone.values()), is_declared=self._config.declare == "apply")
+
+    def _note_standing(self, ready: Mapping[Key, int], at_ms: int) -> None:
+        back = [self._gone.pop(key) for key in ready if key in self._gone]
+        for (kind, name), events in ready.items():
+            exchange = name.split(" ")[0]
+            self._seen[kind, name] = Seen(kind, name, self._sinks.get(exchange), at_ms, events)
+        if back:
+            say_back(back, self._span.oldest if self._publishes else None)
+
+    def _note_fault(self, fault: Unavailable) -> None:
+        if self._gone and fault.reason != self._fault:
+            self._fault = fault.reason
+            _log.error("What was deleted can't be declared again (%s: %s)", fault.reason, fault.detail)
+
+    def _keys(self) -> list[Key]:
+        keys = [("exchange", exchange.name) for exchange in self._topology.exchanges()]
+        keys += [("queue", queue.name) for queue in self._queues()]
+        return keys + [_key(one) for one in self._topology.bindings() if not one.to_queue]
+
+    def _queues(self) -> list[Queue]:
+        """Return those on the way of events; dead and retry queues are declared when they are used."""
+        names = {self._topology.unrouted, *(sink.queue for sink in self._topology.sinks)}
+        return [queue for queue in self._topology.queues() if queue.name in names]
+
+
+def _key(binding: Binding) -> Key:
+    return ("binding", f"{binding.destination} {binding.routing_key}")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

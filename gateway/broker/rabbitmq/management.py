@@ -1,0 +1,90 @@
+"""Asks RabbitMQ's management API for what an AMQP client can't see: bindings."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from gateway.config import Broker as BrokerConfig
+from gateway.errors import Unavailable
+from gateway.topology import Topology
+
+_HINT = "name the management API with broker.management_url, and enable the plug-in rabbitmq_management"
+
+
+async def bindings_from(config: BrokerConfig, amqp_url: URL, exchange: str) -> set[tuple[str, str]]:
+    """Return (destination, routing key) of each binding of *exchange*. Raises Unavailable("management")."""
+    found = await _get(
+        config, amqp_url, f"exchanges/{_vhost(amqp_url)}/{quote(exchange, safe='')}/bindings/source"
+    )
+    return {(str(one["destination"]), str(one["routing_key"])) for one in found}
+
+
+async def foreign_queues(config: BrokerConfig, topology: Topology) -> list[str]:
+    """Return queues that get our events though no sink reads them. Raises Unavailable("management").
+
+    These are queues bound to our exchanges, and those behind exchanges bound to the events exchange.
+    """
+    amqp_url = URL(config.urls[0])
+    bindings = await _get(config, amqp_url, f"bindings/{_vhost(amqp_url)}")
+    ours = {queue.name for queue in topology.queues()} | set(config.ignore)
+    exchanges = {exchange.name for exchange in topology.exchanges()}
+    exchanges |= {
+        str(one["destination"])
+        for one in bindings
+        if one["source"] == topology.events and one["destination_type"] == "exchange"
+    }
+    return sorted(
+        {
+            str(one["destination"])
+            for one in bindings
+            if one["source"] in exchanges
+            and one["destination_type"] == "queue"
+            and one["destination"] not in ours
+            and one["source"] not in config.ignore
+        }
+    )
+
+
+async def _get(config: BrokerConfig, amqp_url: URL, path: str) -> list[Mapping[str, Any]]:
+    base = URL(config.management_url) if config.management_url else _default(amqp_url)
+    user = base.user or amqp_url.user or "guest"
+    password = base.password or amqp_url.password or "guest"
+    url = base.with_user(None).with_path(f"/api/{path}", encoded=True)
+    headers = {"Authorization": aiohttp.encode_basic_auth(user, password)}
+    timeout = aiohttp.ClientTimeout(total=config.connect_timeout_s * 2)
+    try:
+        # Why the same file as for AMQP: one node has one certificate, most often.
+        context = ssl.create_default_context(cafile=config.tls_ca) if base.scheme == "https" else True
+        async with (
+            aiohttp.ClientSession(headers=headers, timeout=timeout) as session,
+            session.get(url, ssl=context) as response,
+        ):
+            if response.status == 404:
+                raise Unavailable("missing", f"{base.host}:{base.port} knows no {path}")
+            if response.status != 200:
+                raise Unavailable("management", f"{base.host}:{base.port} answers {response.status}; {_HINT}")
+            found: list[Mapping[str, Any]] = await response.json()
+            return found
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        raise Unavailable(
+            "management", f"{base.host}:{base.port} can't be asked ({type(error).__name__}); {_HINT}"
+        ) from error
+
+
+def _vhost(amqp_url: URL) -> str:
+    return quote(amqp_url.path.removeprefix("/") or "/", safe="")
+
+
+def _default(amqp_url: URL) -> URL:
+    is_tls = amqp_url.scheme == "amqps"
+    return URL.build(
+        scheme="https" if is_tls else "http",
+        host=amqp_url.host or "localhost",
+        port=15671 if is_tls else 15672,
+    )

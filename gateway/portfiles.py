@@ -12,7 +12,7 @@ from gateway.server import FrontServer
 from gateway.tls import Tls
 from gateway.tokens import TokenFiles
 
-_LOOK_S = 2.0
+_LOOK_S = 1.0
 
 
 class PortFiles:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import ssl
 from pathlib import Path
 
 from gateway.config import Listen
 from gateway.errors import ConfigError
+from gateway.settled import Settled
 
 _log = logging.getLogger(__name__)
-_Stamps = tuple[tuple[int, int, int], ...]
 
 
 class Tls:
@@ -23,14 +22,15 @@ class Tls:
 
     def __init__(self, listen: Listen) -> None:
         self._listen = listen
-        self._stamps = _stamps(listen)
+        paths = (listen.tls_cert, listen.tls_key, listen.tls_client_ca)
+        self._watch = Settled(*(path for path in paths if path is not None))
         self._said = ""
         self.context = make_context(listen)
 
     def look(self) -> None:
-        """Take the files anew when they have changed; broken ones change nothing and are logged once."""
-        stamps = _stamps(self._listen)
-        if stamps == self._stamps and not self._said:
+        """Take the files anew when they have changed and stand still; broken ones are logged once."""
+        if not self._watch.look():
+            self._said = ""
             return
         try:
             context = make_context(self._listen)
@@ -39,7 +39,8 @@ class Tls:
                 self._said = str(fault)
                 _log.error("%s; the certificate read last stays in use", fault)
             return
-        self._stamps, self.context, self._said = stamps, context, ""
+        self._watch.take()
+        self.context, self._said = context, ""
         _log.info("listen.tls_cert: %s was read again; new connections use it", self._listen.tls_cert)
 
 
@@ -91,14 +92,3 @@ def _pair_fault(listen: Listen, cert: bytes, key: bytes, error: Exception) -> st
         )
     reason = str(getattr(error, "reason", "") or "not readable").replace("_", " ").lower()
     return f"listen.tls_cert, listen.tls_key: can't be used together ({reason})"
-
-
-def _stamps(listen: Listen) -> _Stamps:
-    found = []
-    for path in (listen.tls_cert, listen.tls_key, listen.tls_client_ca):
-        try:
-            stat = os.stat(path) if path is not None else None
-        except OSError:
-            stat = None
-        found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat else (0, 0, 0))
-    return tuple(found)

@@ -9,28 +9,28 @@ from pathlib import Path
 
 from gateway.config import App
 from gateway.errors import ConfigError
+from gateway.settled import Settled
 
 _log = logging.getLogger(__name__)
 _MOST_BYTES = 65_536
-_Stamp = tuple[int, int, int]
 
 
 class TokenFiles:
     """What stands in the token files of all apps; ConfigError at once for one that can't be read.
 
-    ``look`` reads what has changed. A file that can't be read any more leaves its last tokens in force; one
-    without a token leaves none.
+    ``look`` reads what has changed and stands still. A file that can't be read any more leaves its last
+    tokens in force; one without a token leaves none.
     """
 
     def __init__(self, apps: Mapping[str, App]) -> None:
         self.tokens: dict[str, tuple[str, ...]] = {}
         self._paths = {app_id: app.tokens_file for app_id, app in apps.items() if app.tokens_file is not None}
-        self._stamps: dict[str, _Stamp] = {}
+        self._watches = {app_id: Settled(path) for app_id, path in self._paths.items()}
         self._faulty: set[str] = set()
         faults = []
         for app_id, path in self._paths.items():
             try:
-                self.tokens[app_id], self._stamps[app_id] = _read(path)
+                self.tokens[app_id] = _read(path)
             except (OSError, ValueError) as error:
                 faults.append(f"apps.{app_id}.tokens_file: {path}: {_in_words(error)}")
         if faults:
@@ -42,10 +42,12 @@ class TokenFiles:
         return bool(changed)
 
     def _look_at(self, app_id: str, path: Path) -> bool:
+        watch = self._watches[app_id]
+        if not watch.look():
+            self._faulty.discard(app_id)
+            return False
         try:
-            if app_id not in self._faulty and _stamp(os.stat(path)) == self._stamps[app_id]:
-                return False
-            tokens, stamp = _read(path)
+            tokens = _read(path)
         except (OSError, ValueError) as error:
             if app_id not in self._faulty:
                 self._faulty.add(app_id)
@@ -53,7 +55,7 @@ class TokenFiles:
                 _log.error(said, app_id, path, _in_words(error))
             return False
         self._faulty.discard(app_id)
-        self._stamps[app_id] = stamp
+        watch.take()
         if tokens == self.tokens[app_id]:
             return False
         self.tokens[app_id] = tokens
@@ -64,18 +66,16 @@ class TokenFiles:
         return True
 
 
-def _read(path: Path) -> tuple[tuple[str, ...], _Stamp]:
+def _read(path: Path) -> tuple[str, ...]:
     # Why not blocking: opening a pipe would wait for its writer.
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        # Why before reading: what is written after that shows as a change in the next look.
-        stamp = _stamp(os.fstat(file))
         data = os.read(file, _MOST_BYTES + 1)
     finally:
         os.close(file)
     if len(data) > _MOST_BYTES:
         raise ValueError(f"larger than {_MOST_BYTES // 1024} KiB, so it is no list of tokens")
-    return _parse(data), stamp
+    return _parse(data)
 
 
 def _parse(data: bytes) -> tuple[str, ...]:
@@ -87,10 +87,6 @@ def _parse(data: bytes) -> tuple[str, ...]:
         raise ValueError("holds a NUL character")
     lines = (line.strip() for line in text.splitlines())
     return tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
-
-
-def _stamp(found: os.stat_result) -> _Stamp:
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _in_words(error: Exception) -> str:

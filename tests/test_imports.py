@@ -14,7 +14,7 @@ TIERS = {
         "backoff", "caution", "exits", "replies", "limits", "networks", "rules",
         "waiting", "about", "fields", "ids", "messages", "paths", "redact", "samples", "schema",
     },
-    "observe": {"metrics", "logs", "clock", "notes", "outcome"},
+    "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "ports", "tls", "tokens"},
     "stages": {"receiver", "forwarder", "worker", "sampler", "simulator"},
     "wiring": {"build", "banner", "portfiles", "run", "cli", "__main__"},

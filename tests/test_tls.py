@@ -103,7 +103,7 @@ async def test_a_client_ca_asks_every_caller_for_a_certificate(tmp_path, files, 
                 await port.post(ssl=context)
 
         files.ca.write_bytes(theirs.cert_pem.bytes())
-        port.files.look()
+        port.look_at_files()
         assert (await port.post(ssl=trusting(authority, theirs)))[0] == 200
         with pytest.raises(aiohttp.ClientError):
             await port.post(ssl=trusting(authority, ours))
@@ -115,7 +115,7 @@ async def test_a_renewed_certificate_is_taken_while_connections_stand(tmp_path, 
     async with callback_port(tmp_path, files.listen()) as port:
         reader, writer = await asyncio.open_connection("localhost", port.port, ssl=trusting(authority))
         files.write(renewed)
-        port.files.look()
+        port.look_at_files()
 
         assert (await port.post(ssl=trusting(renewed)))[0] == 200
         with pytest.raises(aiohttp.ClientError):
@@ -125,6 +125,22 @@ async def test_a_renewed_certificate_is_taken_while_connections_stand(tmp_path, 
         writer.close()
 
 
+async def test_certificate_and_key_may_be_replaced_one_after_the_other(tmp_path, files, authority, caplog):
+    """Looked at between the two, nothing is taken and nothing is logged."""
+    renewed = trustme.CA()
+    async with callback_port(tmp_path, files.listen()) as port:
+        old_key = files.key.read_bytes()
+        files.write(renewed)
+        new_key = files.key.read_bytes()
+        files.key.write_bytes(old_key)
+        port.files.look()
+        files.key.write_bytes(new_key)
+        port.look_at_files()
+
+        assert (await port.post(ssl=trusting(renewed)))[0] == 200
+        assert not caplog.records
+
+
 async def test_a_broken_renewal_changes_nothing_and_is_logged_once(tmp_path, files, authority, caplog):
     """Half a pair, then rubbish, then nothing; a whole pair is taken again."""
     async with callback_port(tmp_path, files.listen()) as port:
@@ -132,22 +148,22 @@ async def test_a_broken_renewal_changes_nothing_and_is_logged_once(tmp_path, fil
         files.write(trustme.CA())
         files.key.write_bytes(old_key)
         for _ in range(3):
-            port.files.look()
+            port.look_at_files()
         assert (await port.post(ssl=trusting(authority)))[0] == 200
         assert [record.levelname for record in caplog.records] == ["ERROR"]
         assert "is not the key of the first certificate" in caplog.text
         assert "the certificate read last stays in use" in caplog.text
 
         files.cert.unlink()
-        port.files.look()
-        port.files.look()
+        port.look_at_files()
+        port.look_at_files()
         assert len(caplog.records) == 2
         assert (await port.post(ssl=trusting(authority)))[0] == 200
 
         renewed = trustme.CA()
         files.write(renewed)
         with caplog.at_level(logging.INFO):
-            port.files.look()
+            port.look_at_files()
         assert "was read again" in caplog.text
         assert (await port.post(ssl=trusting(renewed)))[0] == 200
 
@@ -278,7 +294,7 @@ async def test_a_session_of_an_old_client_ca_is_not_resumed(tmp_path, files, aut
         _, session, _ = await asyncio.to_thread(answer)
         assert (await asyncio.to_thread(answer, session))[::2] == (b"HTTP/1.1 200", True)
         files.ca.write_bytes(theirs.cert_pem.bytes())
-        port.files.look()
+        port.look_at_files()
         got = b""
         with contextlib.suppress(ssl.SSLError, ConnectionError):
             got, _, _ = await asyncio.to_thread(answer, session)

@@ -93,15 +93,31 @@ async def test_a_changed_file_is_taken(tmp_path):
         assert (await port.post(signed(NEW)))[0] == 401
 
         path.write_text(f"{OLD}\n{NEW}\n")
-        port.files.look()
+        port.look_at_files()
         assert [(await port.post(signed(token)))[0] for token in (OLD, NEW)] == [200, 200]
 
         other = tmp_path / "other"
         other.write_text(NEW)
         os.replace(other, path)
-        port.files.look()
+        port.look_at_files()
         assert [(await port.post(signed(token)))[0] for token in (OLD, NEW)] == [401, 200]
         assert (await port.post(signed("token-of-the-yaml-file")))[0] == 200
+
+
+async def test_a_file_written_in_place_is_not_taken_half_way(tmp_path, caplog):
+    """Looked at when it is empty, or holds half a token: what was read last stays in force."""
+    path = tmp_path / "tokens"
+    path.write_text(OLD)
+    async with callback_port(tmp_path, apps={"1": {"tokens_file": path}}) as port:
+        for half in ("", NEW[:5]):
+            path.write_text(half)
+            port.files.look()
+            assert (await port.post(signed(OLD)))[0] == 200
+        assert not caplog.records
+
+        path.write_text(NEW)
+        port.look_at_files()
+        assert [(await port.post(signed(token)))[0] for token in (OLD, NEW)] == [401, 200]
 
 
 async def test_tokens_that_are_lost_never_open_the_app(tmp_path, caplog):
@@ -110,7 +126,7 @@ async def test_tokens_that_are_lost_never_open_the_app(tmp_path, caplog):
     path.write_text(OLD)
     async with callback_port(tmp_path, apps={"1": {"tokens_file": path, "unsigned": "allow"}}) as port:
         path.write_text("")
-        port.files.look()
+        port.look_at_files()
 
         assert await port.post() == (401, "bad_signature")
         assert await port.post(signed(OLD)) == (401, "bad_signature")
@@ -118,7 +134,7 @@ async def test_tokens_that_are_lost_never_open_the_app(tmp_path, caplog):
         assert "no token stands in it any more" in caplog.text
 
         path.write_text(NEW)
-        port.files.look()
+        port.look_at_files()
         assert (await port.post(signed(NEW)))[0] == 200
         assert (await port.post())[0] == 401
 
@@ -130,7 +146,7 @@ async def test_the_first_token_closes_the_app(tmp_path):
     async with callback_port(tmp_path, apps={"1": {"tokens_file": path}}) as port:
         assert (await port.post())[0] == 200
         path.write_text(NEW)
-        port.files.look()
+        port.look_at_files()
         assert (await port.post())[0] == 401
         assert (await port.post(signed(NEW)))[0] == 200
 
@@ -153,5 +169,5 @@ def test_a_file_that_is_gone_leaves_its_tokens_and_is_logged_once(tmp_path, capl
         assert not files.look()
 
     path.write_text(NEW + "x")
-    assert files.look()
+    assert [files.look(), files.look()] == [False, True]
     assert NEW not in caplog.text

@@ -74,7 +74,7 @@ class AppRule:
     """What is known of one app."""
 
     app_id: str
-    path: str
+    path: str  # decoded
     tokens: tuple[str, ...]
     answers: Mapping[str, Reply] = field(default_factory=dict)
     """Fixed answers by command."""
@@ -110,7 +110,7 @@ def decide(
 ) -> Accepted | Probe:
     """Say what to do with one whole request; raise Refused with a reason of ``answer.REFUSALS``.
 
-    *query* is the raw query string, *encoding* the Content-Encoding ("" for none), *now_ms* Unix time.
+    *path* is decoded, *query* as it came, *encoding* the Content-Encoding ("" for none), *now_ms* Unix time.
     """
     head = decide_head(rules, method, path, query, encoding, now_ms)
     return head if isinstance(head, Probe) else decide_body(rules, head, body, peer, now_ms)

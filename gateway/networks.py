@@ -61,7 +61,7 @@ class Networks:
             if not (text := entry.strip()):
                 continue
             match = _WITH_PORT.fullmatch(text)
-            found = address_of(match["six"] or match["four"] if match else text)
+            found = address_of((match["six"] or match["four"] or "") if match else text)
             if not self._is_in(self.trusted, found):
                 break
         return found
@@ -72,8 +72,11 @@ class Networks:
 
 
 def address_of(text: str) -> Address:
-    """Return the address; ``::ffff:192.0.2.1`` is IPv4. ValueError for what is none."""
-    address = ipaddress.ip_address(text)
+    """Return the address; ``::ffff:192.0.2.1`` is IPv4. ValueError for what is none.
+
+    A zone (``fe80::1%eth0``) is left out: it is any text, and says nothing beyond this machine.
+    """
+    address = ipaddress.ip_address(text.partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or address
 
 

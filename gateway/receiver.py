@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from urllib.parse import unquote
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestPayloadError
 
 from gateway import answer
@@ -104,7 +105,7 @@ class Receiver(Reports):
     def _judge(self, rules: Rules, request: web.BaseRequest) -> Head | Probe:
         """Return what the request's head says, and note how far a matching Sign's clock is from ours."""
         path, query = _target(request)
-        encoding = request.headers.get("Content-Encoding", "")
+        encoding = ", ".join(request.headers.getall("Content-Encoding", ()))
         now_ms = self._now_ms()
         try:
             head = decide_head(rules, request.method, path, query, encoding, now_ms)
@@ -120,7 +121,9 @@ class Receiver(Reports):
         """Return the body, at most max_body_bytes within body_timeout_s; its bytes count as in flight."""
         if (request.content_length or 0) > self._listen.max_body_bytes:
             raise Refused("body_too_large")
-        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        is_asked = request.headers.get("Expect", "").lower() == "100-continue"
+        # Why not for 1.0: such a caller would take it for the answer (RFC 9110, 10.1.1).
+        if is_asked and request.version >= HttpVersion11 and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         chunks: list[bytes] = []
         size = 0
@@ -205,14 +208,15 @@ def _is_before(command: str) -> bool:
 
 
 def _target(request: web.BaseRequest) -> tuple[str, str]:
-    """Return path and raw query of the request line, as text that can be encoded again."""
+    """Return the path and the raw query of the request line, as text that can be encoded again."""
     target = request.raw_path
     if not target.startswith("/"):  # the absolute form, http://host/path?query
         target = request.rel_url.raw_path_qs
     if not target.isascii():
         target = target.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     path, _, query = target.partition("?")
-    return path, query.partition("#")[0]
+    # Why decoded: /%7Eim and /~im are one path (RFC 3986, 6.2.2), and proxies write it as they like.
+    return unquote(path), query.partition("#")[0]
 
 
 def _ok(body: bytes, outcome: Outcome) -> web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 from gateway.callback import AppRule, Rules
 from gateway.config import Config
@@ -34,7 +35,7 @@ def rules_of(
     apps = {
         app_id: AppRule(
             app_id=app_id,
-            path=app.path,
+            path=unquote(app.path),
             tokens=tokens[app_id],
             is_signed=bool(tokens[app_id]) or app_id in signed,
             answers={

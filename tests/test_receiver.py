@@ -203,6 +203,8 @@ BAD = {
     "nested too deep": ("POST", f"/callback?{QUERY}", deep, [f"X: {MARK}"], 400, "malformed_body", None),
     "gzip": ("POST", f"/callback?{QUERY}", SAMPLE, ["Content-Encoding: gzip", f"X: {MARK}"], 400, "encoded_body",
              None),
+    "gzip said last": ("POST", f"/callback?{QUERY}", SAMPLE, ["Content-Encoding: identity", "Content-Encoding: gzip",
+                       f"X: {MARK}"], 400, "encoded_body", None),
     "too large": ("POST", f"/callback?{QUERY}", MARK.encode() * 200, [], 413, "body_too_large", None),
     "PUT": ("PUT", f"/callback?{QUERY}&{MARK}", SAMPLE, [], 405, "method_not_allowed", None),
     "GET with command": ("GET", f"/callback?{QUERY}&{MARK}", b"", [], 405, "method_not_allowed", None),
@@ -470,6 +472,29 @@ async def test_expect_100_continue_is_answered(start):
         writer.write(SAMPLE)
         assert (await read_answer(reader))[0] == 200
     writer.close()
+
+
+async def test_http_1_0_gets_no_100_continue(start):
+    """It would be taken for the answer."""
+    front = await start()
+    sent = request("POST", f"/callback?{QUERY}", SAMPLE, "Expect: 100-continue").replace(
+        b"HTTP/1.1", b"HTTP/1.0"
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(sent)
+    async with asyncio.timeout(5):
+        assert (await reader.read()).startswith(b"HTTP/1.0 200 OK\r\n")
+    writer.close()
+
+
+@pytest.mark.parametrize("path", ["/~im/%E5%9B%9E", "/%7Eim/%e5%9b%9e"])
+@pytest.mark.parametrize("written", ["/~im/回", "/~im/%E5%9B%9E", "/%7eim/%e5%9b%9e"])
+async def test_a_path_is_the_same_in_every_spelling(start, path, written):
+    """Percent-encoded by the console, by a proxy, or not; in the configuration too."""
+    front = await start(apps={"1400000000": {"path": written}})
+
+    assert (await front.post(f"{path}?{QUERY}"))[0] == 200
+    assert (await front.post(f"/~im/%25E5%259B%259E?{QUERY}"))[0] == 404
 
 
 async def test_a_full_journal_is_503_with_retry_after(start):

@@ -265,6 +265,40 @@ async def test_a_full_journal_gives_up_the_active_segment_when_all_is_confirmed(
         assert (journal.head, journal.cursor, journal.holes) == (stored + 1, stored + 1, 0)
 
 
+@pytest.mark.parametrize("what", ["min_free_mb", "quota"])
+async def test_a_disk_that_comes_and_goes_does_not_open_the_door_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: Disk, what: str
+) -> None:
+    """A file of somebody else's that grows and goes; half of what waited opens it here as well."""
+    monkeypatch.setattr("gateway.journal.room.HOLD_S", 5.0)
+    clock = Clock(monkeypatch)
+    free = [10**6]
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=free[0], f_frsize=4096))
+
+    async def shut(journal: Journal) -> None:
+        clock.now_s += 1
+        if what == "quota":
+            disk.write_error = errno.EDQUOT
+        else:
+            free[0] = 1
+        with pytest.raises(JournalFull):
+            await journal.append(callback(0))
+        disk.write_error, free[0] = None, 10**6
+        await clock.forward(journal, 0.1)
+
+    async with running(settings(tmp_path, min_free_mb=100)) as journal:
+        await fill(journal, 20, 1000)
+        await shut(journal)
+        await clock.forward(journal, 4.8)
+        assert journal.is_full
+        await clock.forward(journal, 0.2)
+        await until(lambda: not journal.is_full)
+        await shut(journal)
+        journal.confirm(20)
+        await clock.forward(journal, 4.8)
+        await until(lambda: not journal.is_full)
+
+
 async def test_min_free_refuses_with_hysteresis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Full below min_free_mb, free again only above 110 % of it."""
     free_mb = [1000.0]
@@ -465,6 +499,18 @@ async def test_a_really_full_disk(small_disk: Path, caplog: pytest.LogCaptureFix
         assert await journal.append(callback(stored + 1, 100_000)) == stored + 1
         assert positions(read_all(journal)) == list(range(stored - 4, stored + 2))
     assert any("tmpfs" in r.getMessage() for r in caplog.records)
+
+
+async def test_a_full_disk_with_one_segment_that_was_just_read(small_disk: Path) -> None:
+    """A removed file takes its room as long as it is open: the reader has to let it go."""
+    async with running(settings(small_disk, segment_mb=64)) as journal:
+        stored = await fill_up(journal)
+        assert positions(read_all(journal)) == list(range(1, stored + 1))
+        journal.confirm(stored)
+
+        await until(lambda: not journal.is_full)
+        assert await journal.append(callback(stored + 1, 100_000)) == stored + 1
+        assert positions(read_all(journal)) == [stored + 1]
 
 
 @pytest.mark.parametrize("where", ["write", "sync"])

@@ -194,6 +194,8 @@ class Journal:
 
     def _on_report(self, report: Report) -> int:
         self._view = View(report.segments, report.end, report.head)
+        if self._reader.segment < (report.segments[0].first if report.segments else report.head + 1):
+            self._reader.close()  # Why: a file that is gone takes its room while anybody has it open
         held = self._measure()
         self._heads.reach(report.head)
         self._show()

@@ -37,7 +37,7 @@ class Room:
         self.checked_s = float("-inf")
         self._failed_bytes = 0
         self._was_full = False
-        self._full_since_s = 0.0
+        self._full_since_s, self._full_bytes = 0.0, 0
         self.max_bytes = limits.max_mb * MB
         self.held_bytes = 0
         """Files that hold what is not confirmed: all that can't be given up."""
@@ -54,7 +54,7 @@ class Room:
         """Give up confirmed segments while the disk is short of room; then set ``is_full``, with hysteresis.
 
         Full at ``max_mb`` resp. below ``min_free_mb``; free again below 90 % resp. above 110 % after
-        ``HOLD_S``, or once half of ``max_mb`` is free.
+        ``HOLD_S``, or once half of what was held then is confirmed.
         """
         self.checked_s = now_s
         full = self.is_full
@@ -63,10 +63,9 @@ class Room:
         self.disk_bytes = self._disk_bytes()
         self.must_refuse = not self._has_disk(full)
         if not self._was_full:
-            self._full_since_s = now_s
-        is_early = now_s < self._full_since_s + HOLD_S
-        is_held = self.held_bytes > (0.5 if is_early else 0.9) * self.max_bytes
-        self.is_full = self.must_refuse or (full and is_held)
+            self._full_since_s, self._full_bytes = now_s, self.held_bytes
+        is_early = now_s < self._full_since_s + HOLD_S and self.held_bytes > 0.5 * self._full_bytes
+        self.is_full = self.must_refuse or (full and (is_early or self.held_bytes > 0.9 * self.max_bytes))
         if self.is_full != self._was_full:
             self._was_full = self.is_full
             self._log()

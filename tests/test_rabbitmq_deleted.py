@@ -13,6 +13,7 @@ from gateway.broker.rabbitmq.deleted import Seen, Span, say_back
 from gateway.event import iso_time
 from gateway.topology import Topology
 from tests.rabbitmq_world import admin_channel, callback, event, manage, numbers, taken, until, value
+from tests.services.rabbitmq import SETTLED_S
 
 HOUR_AGO_MS = time.time_ns() // 1_000_000 - 3_600_000
 TWO = {"one": ("#",), "two": ("#",)}
@@ -260,6 +261,7 @@ async def test_who_only_checks_says_what_an_administrator_has_to_do(
 async def test_a_virtual_host_deleted_and_made_again(running, make, amqp_url, rabbitmq, caplog):
     """Said clearly while it is away; declared afresh when it is back; what was not confirmed is sent."""
     vhost = urlsplit(amqp_url).path[1:]
+    await asyncio.sleep(SETTLED_S)  # Why: see RabbitMQ.retire_vhost
     await asyncio.to_thread(rabbitmq.delete_vhost, amqp_url)
     for number in range(1, 6):
         await running.journal.append(old_callback(number))

@@ -24,7 +24,7 @@ from gateway.event import HEAVY_BYTES, Event
 from gateway.journal import Journal, Stored
 from gateway.logs import where
 from gateway.metrics import Metrics
-from gateway.normalise import malformed, normalise
+from gateway.normalise import malformed, normalise_or_keep
 from gateway.redact import Redaction
 
 _log = logging.getLogger(__name__)
@@ -176,15 +176,7 @@ class Forwarder:
         redaction = self._redactions.get(callback.app_id, _OPEN)
         if self._caution.has_struck_out(stored.position):
             return [malformed(callback, position, "refused_by_broker", with_body=False, redaction=redaction)]
-        try:
-            return normalise(callback, position, redaction)
-        except Exception as error:  # noqa: BLE001 - one callback must never hold up those behind it
-            _log.error(
-                "Callback %s can't be normalised (%s); it goes out as im.malformed with its body",
-                position,
-                where(error),
-            )
-            return [malformed(callback, position, "normalise_error", redaction=redaction)]
+        return normalise_or_keep(callback, position, redaction, lambda error: _note_kept(position, error))
 
     async def _settle_oldest(self, sent: int) -> None:
         batch = self._window[0]
@@ -246,3 +238,11 @@ class Forwarder:
             away_s = time.monotonic() - self._fault_since_s
             _log.info("The broker takes events again after %.1f s; %d callbacks wait", away_s, self._waited)
             self._fault = ""
+
+
+def _note_kept(position: str, error: Exception) -> None:
+    _log.error(
+        "Callback %s can't be normalised (%s); it goes out as im.malformed with its body",
+        position,
+        where(error),
+    )

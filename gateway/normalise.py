@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -24,7 +24,7 @@ from gateway.messages import mentions_all
 from gateway.names import event_time, nested
 from gateway.redact import Redaction
 
-__all__ = ["ID_RECIPE", "MAX_ITEMS", "malformed", "normalise"]
+__all__ = ["ID_RECIPE", "MAX_ITEMS", "command_named", "malformed", "normalise", "normalise_or_keep"]
 
 MAX_ITEMS = 100
 """Events in one Push envelope. Source: cloud.tencent.com/document/product/269/102567."""
@@ -63,6 +63,35 @@ def normalise(callback: Callback, position: str, redaction: Redaction = _OPEN) -
         )
         for at, item in enumerate(items)
     ]  # fmt: skip
+
+
+def normalise_or_keep(
+    callback: Callback,
+    position: str,
+    redaction: Redaction = _OPEN,
+    on_error: Callable[[Exception], None] = lambda error: None,
+) -> list[Event]:
+    """Return the events of *callback* whatever happens: a bug of ours makes it one ``im.malformed``.
+
+    One callback must never hold up those behind it; *on_error* gets what went wrong.
+    """
+    try:
+        return normalise(callback, position, redaction)
+    except Exception as error:  # noqa: BLE001 - see above
+        on_error(error)
+        return [malformed(callback, position, "normalise_error", redaction=redaction)]
+
+
+def command_named(callback: Callback) -> str:
+    """Return the command that the event of *callback* has, "" when nothing names one."""
+    params = _params(callback)
+    # Why first: it stands there nearly always, and reading every body takes long.
+    if in_query := params.get("callbackcommand"):
+        return in_query
+    try:
+        return _command(params, parse_json(callback.body))
+    except ValueError:
+        return _command(params, {})
 
 
 def malformed(

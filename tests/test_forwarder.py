@@ -276,7 +276,7 @@ async def test_an_outage_is_said_once_and_its_end_too(start, caplog):
 
 async def test_a_bug_in_normalising_holds_nobody_up(start, monkeypatch):
     """The callback goes out as im.malformed with its body, the next ones as themselves."""
-    import gateway.forwarder as module
+    import gateway.normalise as module
 
     real = module.normalise
 
@@ -342,12 +342,12 @@ async def test_large_bodies_are_normalised_away_from_the_loop(start, monkeypatch
     """A batch of them would hold up every answer for seconds."""
     threads = {}
 
-    def note(callback, position, redaction):
+    def note(callback, position, *rest):
         threads[len(callback.body) > 70_000] = threading.current_thread() is threading.main_thread()
-        return normalise(callback, position, redaction)
+        return normalise(callback, position, *rest)
 
-    normalise = stage.normalise
-    monkeypatch.setattr(stage, "normalise", note)
+    normalise = stage.normalise_or_keep
+    monkeypatch.setattr(stage, "normalise_or_keep", note)
     journal, *_ = await start(Scripted(), 3)
     await confirmed(journal, 3)
     await journal.append(callback(3, Text="x" * 70_000))

@@ -16,7 +16,7 @@ from gateway.callback import Callback
 from gateway.catalogue import COMMANDS
 from gateway.event import MAX_DEPTH, Event
 from gateway.names import snake
-from gateway.normalise import malformed, normalise
+from gateway.normalise import command_named, malformed, normalise
 
 EXIT = "Group.CallbackAfterMemberExit"
 SAMPLES = sorted((Path(__file__).parent / "samples/callbacks").glob("*.json"))
@@ -928,3 +928,17 @@ def test_an_account_that_comes_as_a_list_of_one_is_that_account():
     for event in (plain, listed):
         event["data"].pop("raw")
     assert plain["data"] == listed["data"]
+
+
+@pytest.mark.parametrize(
+    "query", ["SdkAppid=14&CallbackCommand=C.X", "SdkAppid=14&command=C.Y", "SdkAppid=14"]
+)
+@pytest.mark.parametrize(
+    "body", [*(path.read_bytes() for path in SAMPLES), b"{", b"[]", b'{"Events":[{"CallbackCommand":"C.Z"}]}']
+)
+def test_the_command_named_is_that_of_the_event(query, body):
+    """Who looks for a command finds what the event of that callback says, wherever the name stood."""
+    given_callback = callback(body, query=query)
+    event, *_ = normalise(given_callback, "j.7")
+
+    assert command_named(given_callback) == event.attributes.get("command", "")

@@ -14,7 +14,7 @@ from gateway import run as wiring
 from gateway.cli import check as checking
 from gateway.cli import exits as rendering
 from gateway.cli import topology
-from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config, run_async
+from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config, run_async, time_ms
 from gateway.cli.schema import schema
 from gateway.cli.send import send
 from gateway.config import Config, PostgresSink, SqliteSink
@@ -104,8 +104,8 @@ def exits(
             member=member,
             operator=operator,
             app=app_id,
-            since_ms=_time("--since", since, now_ms),
-            until_ms=_time("--until", until, now_ms),
+            since_ms=time_ms("--since", since, now_ms),
+            until_ms=time_ms("--until", until, now_ms),
             limit=limit,
         )
         found = run_async(_read_exits(_database(loaded, sink), query))
@@ -125,13 +125,6 @@ def _run(path: ConfigOption, *, serves: bool, works: bool, only_sink: str | None
         if works and not serves and not config.sinks:
             raise ConfigError("sinks: none is configured, so there is nothing to work on")
         raise typer.Exit(wiring.run(config, serves=serves, works=works, only_sink=only_sink))
-
-
-def _time(option: str, text: str | None, now_ms: int) -> int | None:
-    try:
-        return None if text is None else rendering.parse_time(text, now_ms)
-    except ValueError as error:
-        raise ConfigError(f"{option}: {error}") from error
 
 
 def _database(config: Config, name: str | None) -> SqliteSink | PostgresSink:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from gateway import logs
+from gateway.cli.exits import parse_time
 from gateway.config import Config, load
 from gateway.errors import ConfigError, Unavailable
 
@@ -21,6 +22,7 @@ ConfigOption = Annotated[
 ]
 EXIT_FAULT = 1
 EXIT_CONFIG = 2
+EXIT_INTERRUPTED = 130
 
 
 @contextmanager
@@ -46,6 +48,14 @@ def load_config(path: Path | None) -> Config:
     config = load(found)
     logs.configure(config.log)
     return config
+
+
+def time_ms(option: str, text: str | None, now_ms: int) -> int | None:
+    """Return the time that *option* names, Unix milliseconds; ConfigError when *text* is none."""
+    try:
+        return None if text is None else parse_time(text, now_ms)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from error
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:

@@ -54,9 +54,7 @@ def render_json(exits: Sequence[MemberExit]) -> str:
         }
         for one in exits
     ]
-    text = json.dumps(rows, ensure_ascii=False, indent=2)
-    # JSON has its own escape for what is not printable; outside of strings only line breaks are.
-    return "".join(char if char.isprintable() or char == "\n" else _json_escape(char) for char in text)
+    return visible_json(json.dumps(rows, ensure_ascii=False, indent=2))
 
 
 def parse_time(text: str, now_ms: int) -> int:
@@ -79,6 +77,12 @@ def parse_time(text: str, now_ms: int) -> int:
 def visible(text: str) -> str:
     """Return *text* with all that is not printable as an escape: ``\\x1b``, ``\\u202e``."""
     return "".join(char if char.isprintable() else _python_escape(char) for char in text)
+
+
+def visible_json(text: str) -> str:
+    """Return the JSON *text* with all that is not printable as JSON's own escape; it reads back the same."""
+    # Why the line break: outside of strings only that is not printable, and in strings it can't stand.
+    return "".join(char if char.isprintable() or char == "\n" else _json_escape(char) for char in text)
 
 
 def _python_escape(char: str) -> str:

@@ -6,20 +6,19 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import count as numbers
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gateway import build
 from gateway.banner import local_url
 from gateway.catalogue import COMMANDS, ROWS
-from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config
+from gateway.cli.bar import bar
+from gateway.cli.common import EXIT_FAULT, EXIT_INTERRUPTED, ConfigOption, exit_codes, load_config
 from gateway.config import Config, load
 from gateway.errors import ConfigError, Unavailable
 from gateway.metrics import Metrics
@@ -34,7 +33,6 @@ from gateway.simulator.tally import Tally
 from gateway.tokens import TokenFiles
 
 _FIRST_COMMAND = "Group.CallbackAfterMemberExit"
-_EXIT_INTERRUPTED = 130
 # Why fixed: a seed has to give the same bodies tomorrow too, and they hold times. 2026-01-01T00:00:00Z.
 _SEEDED_BASE_MS = 1_767_225_600_000
 
@@ -125,7 +123,7 @@ def _send(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_send_and_show(sender, tally, plan.total))
     except KeyboardInterrupt:
-        code = _EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
     except OSError as error:
         detail = f"{path}: {error.strerror}; what was sent since is not written down"
         raise Unavailable("ledger", detail) from error
@@ -145,28 +143,8 @@ def _callbacks(bodies: Bodies, names: list[str]) -> Iterator[Outgoing]:
 
 
 async def _send_and_show(sender: Sender, tally: Tally, total: int | None) -> None:
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    with bar(lambda: tally.sent, total):
         await sender.run()
-        return
-    with _Bar(tally, total, console):
-        await sender.run()
-
-
-class _Bar(Progress):
-    """A progress bar that looks at the tally itself whenever it is drawn, on a thread of its own."""
-
-    def __init__(self, tally: Tally, total: int | None, console: Console) -> None:
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}/s"))
-        super().__init__(*columns, TimeElapsedColumn(), console=console, transient=True)
-        self._tally = tally
-        self._line = self.add_task("sent", total=total, rate="0")
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        for task in self.tasks:
-            rate = self._tally.sent / task.elapsed if task.elapsed else 0.0
-            self.update(task.id, completed=self._tally.sent, rate=f"{rate:,.0f}")
-        return super().get_renderables()
 
 
 def _verify(

@@ -16,7 +16,7 @@ TIERS = {
     },
     "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "ports", "tls", "tokens"},
-    "stages": {"receiver", "forwarder", "worker", "sampler", "simulator"},
+    "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay"},
     "wiring": {"build", "banner", "portfiles", "run", "cli", "__main__"},
 }  # fmt: skip
 ORDER = list(TIERS)

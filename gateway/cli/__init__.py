@@ -13,7 +13,7 @@ from gateway import __version__
 from gateway import run as wiring
 from gateway.cli import check as checking
 from gateway.cli import exits as rendering
-from gateway.cli import topology
+from gateway.cli import journal, topology
 from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config, run_async, time_ms
 from gateway.cli.schema import schema
 from gateway.cli.send import send
@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Durable ingress for Tencent Cloud Chat (IM) callbacks.",
 )
+app.add_typer(journal.app, name="journal")
 app.add_typer(topology.app, name="topology")
 
 

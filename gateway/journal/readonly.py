@@ -40,16 +40,21 @@ class JournalReader:
         before = self._progress() or NONE
         self.segments = list_segments(folder)
         now = self._progress()
-        self._created_ms = [self._created(segment.path) for segment in self.segments]
         last, self._end = 0, 0
         if self.segments:
             last, self._end = last_record(self.segments[-1], self._salt, (now or NONE).hint)
         self.head = max(last, before.cursor, before.head)
         """Last position in use; above ``cursor`` it may be newer than what is durable."""
+        self._begun_ms = 0
+        for segment in reversed(self.segments):
+            # Why all of them: a newer format anywhere must be refused, not read.
+            begun = Header.read(SEGMENT_MAGIC, segment.path)
+            self._begun_ms = begun.created_ms if begun else 0
         self._confirmed = now.cursor if now else self.first - 1
         self.cursor = min(self._confirmed, self.head)
         self._hint = (now or NONE).hint
         self._reader: Reader | None = None
+        self._position = 0
         self.lost = 0
         """Positions that were passed over so far because they are damaged or missing."""
         self.trimmed = 0
@@ -75,12 +80,12 @@ class JournalReader:
     @property
     def times_ms(self) -> tuple[int, int] | None:
         """When the oldest segment was begun and the newest last written; None without segments."""
-        return (self._created_ms[0], self.segments[-1].touched_ms) if self.segments else None
+        return (self._begun_ms, self.segments[-1].touched_ms) if self.segments else None
 
     @property
     def position(self) -> int:
-        """How far the pass that is under way has come."""
-        return self._reader.last if self._reader else 0
+        """How far the pass that is under way, or the last one, has come."""
+        return self._reader.last if self._reader else self._position
 
     def set_aside(self) -> tuple[int, int]:
         """Return how many pieces the gateway has put into ``damaged/``, and their bytes."""
@@ -89,21 +94,17 @@ class JournalReader:
             sizes = [path.stat().st_size for path in (self._folder / "damaged").iterdir()]
         return len(sizes), sum(sizes)
 
-    def between(self, since_ms: int | None, until_ms: int | None) -> tuple[int, int]:
-        """Return (after, to): outside these positions nothing was received from *since_ms* to *until_ms*.
+    def behind(self, since_ms: int) -> int:
+        """Return a position behind which everything stands that was received from *since_ms* (Unix, ms) on.
 
-        It goes by when segments were begun and last written, so it costs nothing, and is generous.
+        It goes by when segments were last written, so it costs nothing, and is generous.
         """
-        after, to = self.first - 1, self.head
+        after = self.first - 1
         for segment, following in zip(self.segments, self.segments[1:], strict=False):
-            if since_ms is None or segment.touched_ms + _CLOCK_SLACK_MS >= since_ms:
+            if segment.touched_ms + _CLOCK_SLACK_MS >= since_ms:
                 break
             after = following.first - 1
-        for segment, created_ms in zip(reversed(self.segments), reversed(self._created_ms), strict=True):
-            if until_ms is None or created_ms - _CLOCK_SLACK_MS < until_ms:
-                break
-            to = segment.first - 1
-        return after, max(after, to)
+        return after
 
     def records(self, after: int = 0, to: int = MAX_POSITION) -> Iterator[Stored]:
         """Yield the callbacks behind the position *after* up to *to*, in order; damage is passed over."""
@@ -114,16 +115,16 @@ class JournalReader:
                 yield Stored(found.position, self._unpack(found))
         self._count(met, after, to)
 
-    def verify(self) -> Iterator[Damage]:
-        """Check every record; yield what is damaged, a torn tail (``is_torn``) included.
+    def verify(self, after: int = 0) -> Iterator[Damage]:
+        """Check every record behind *after*; yield what is damaged, a torn tail (``is_torn``) included.
 
         Segments trimmed meanwhile are no damage.
         """
         gone = self.first - 1 - self._confirmed
         met = [Damage(self._folder, 0, 0, self._confirmed + 1, gone)] if gone > 0 else []
-        for _ in self._walk(0, MAX_POSITION, met, only_check=True):
-            yield from self._count(met)
-        yield from self._count(met)
+        for _ in self._walk(after, MAX_POSITION, met, only_check=True):
+            yield from self._count(met, after)
+        yield from self._count(met, after)
 
     def is_torn(self, damage: Damage) -> bool:
         """Say whether *damage* is what a write under way, or cut short, leaves behind the last record."""
@@ -162,6 +163,7 @@ class JournalReader:
         except OSError as error:
             raise Unavailable("journal_unreadable", f"{self._folder} can't be read: {error}") from error
         finally:
+            self._position, self._reader = reader.last, None
             reader.close()
 
     def _unpack(self, found: Found) -> Callback:
@@ -169,10 +171,6 @@ class JournalReader:
             return unpack(found.payload)
         except ValueError as error:
             raise ConfigError(f"journal.dir: {self._folder}: {error}; use the newer one") from error
-
-    def _created(self, path: Path) -> int:
-        header = Header.read(SEGMENT_MAGIC, path)
-        return header.created_ms if header else 0
 
     def _progress(self) -> Progress | None:
         try:

@@ -59,12 +59,15 @@ def test_stat_says_what_waits_and_how_much_room_is_left(folder: JournalFolder) -
         "bytes": sum(sizes),
         "retained_bytes": sizes[0],
         "max_bytes": 4096 * MB,
-        "room_bytes": 4096 * MB - sum(sizes),
+        "room_bytes": 4096 * MB - sum(sizes[1:]),
         "min_free_bytes": 0,
     }
     assert "first 1, head 5, cursor 3" in text
     assert "2 callbacks for the broker's confirm, the oldest for " in text
-    assert "4,094 MB left to journal.max_mb (4,096 MB)" in text
+    assert "4,095 MB more may wait (journal.max_mb is 4,096)" in text
+    folder.sections["journal"]["min_free_mb"] = 10**9
+    folder.write()
+    assert folder.lines("stat")[0]["room_bytes"] == sizes[0]
 
 
 def test_stat_counts_holes_and_what_was_set_aside(

@@ -77,7 +77,7 @@ def test_replay_brings_back_the_events_of_a_deleted_queue(
 
     eventually(standing, "all in the queue")
     management.request(rabbitmq.management_port, "DELETE", queue)
-    assert all(sender.post(number) for number in range(200, 220))  # its exchange has no queue now
+    assert all(sender.post(number) for number in range(200, 220))  # for a moment its exchange has no queue
     eventually(lambda: (stat(gateway)["head"], stat(gateway)["waiting"]) == (220, 0), "all confirmed")
 
     said = json.loads(

@@ -152,10 +152,11 @@ def _find(reader: JournalReader, place: str) -> Stored:
 def _stat(reader: JournalReader, config: Config) -> dict[str, Any]:
     limits = config.journal
     oldest = next(reader.records(reader.cursor), None)
-    is_read = reader.size - reader.retained <= _READ_MAX_BYTES
-    holes = _holes(reader) if is_read else None
+    holes = _holes(reader) if reader.size - reader.retained <= _READ_MAX_BYTES else None
     pieces, bytes_aside = reader.set_aside()
     begun_ms, written_ms = reader.times_ms or (None, None)
+    held, free = reader.size - reader.retained, shutil.disk_usage(limits.dir).free
+    capacity = min(limits.max_mb * MB, max(0, free - limits.min_free_mb * MB) + reader.size)
     age_s = None if oldest is None else max(0.0, time.time() - oldest.callback.received_ms / 1000)
     return {
         "id": reader.id,
@@ -174,8 +175,8 @@ def _stat(reader: JournalReader, config: Config) -> dict[str, Any]:
         "begun": iso_time(begun_ms) if begun_ms else None,
         "last_written": iso_time(written_ms) if written_ms else None,
         "max_bytes": limits.max_mb * MB,
-        "room_bytes": max(0, limits.max_mb * MB - reader.size),
-        "disk_free_bytes": shutil.disk_usage(limits.dir).free,
+        "room_bytes": max(0, capacity - held),
+        "disk_free_bytes": free,
         "min_free_bytes": limits.min_free_mb * MB,
     }
 
@@ -204,9 +205,8 @@ def _render(found: dict[str, Any]) -> str:
             f"{found['set_aside_bytes']:,} bytes",
             f"segments      {found['segments']:,} with {found['bytes'] / MB:,.1f} MB, begun"
             f" {found['begun'] or '-'}, last written {found['last_written'] or '-'}",
-            f"room          {found['room_bytes'] / MB:,.0f} MB left to journal.max_mb"
-            f" ({found['max_bytes'] // MB:,} MB);"
-            f" {found['retained_bytes'] / MB:,.1f} MB are kept for replays and go first",
+            f"room          {found['room_bytes'] / MB:,.0f} MB more may wait (journal.max_mb is"
+            f" {found['max_bytes'] // MB:,}); {found['retained_bytes'] / MB:,.1f} MB kept for replays go first",
             f"disk          {found['disk_free_bytes'] / MB:,.0f} MB free; journal.min_free_mb is"
             f" {found['min_free_bytes'] // MB:,} MB",
         )

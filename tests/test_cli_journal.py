@@ -64,7 +64,7 @@ def test_stat_says_what_waits_and_how_much_room_is_left(folder: JournalFolder) -
     }
     assert "first 1, head 5, cursor 3" in text
     assert "2 callbacks for the broker's confirm, the oldest for " in text
-    assert "4,095 MB more may wait (journal.max_mb is 4,096)" in text
+    assert "4,095 MB more may wait (journal.max_mb 4,096)" in text
     folder.sections["journal"]["min_free_mb"] = 10**9
     folder.write()
     assert folder.lines("stat")[0]["room_bytes"] == sizes[0]

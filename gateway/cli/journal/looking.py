@@ -205,8 +205,8 @@ def _render(found: dict[str, Any]) -> str:
             f"{found['set_aside_bytes']:,} bytes",
             f"segments      {found['segments']:,} with {found['bytes'] / MB:,.1f} MB, begun"
             f" {found['begun'] or '-'}, last written {found['last_written'] or '-'}",
-            f"room          {found['room_bytes'] / MB:,.0f} MB more may wait (journal.max_mb is"
-            f" {found['max_bytes'] // MB:,}); {found['retained_bytes'] / MB:,.1f} MB kept for replays go first",
+            f"room          {found['room_bytes'] / MB:,.0f} MB more may wait (journal.max_mb"
+            f" {found['max_bytes'] // MB:,}); {found['retained_bytes'] / MB:,.1f} MB for replays go first",
             f"disk          {found['disk_free_bytes'] / MB:,.0f} MB free; journal.min_free_mb is"
             f" {found['min_free_bytes'] // MB:,} MB",
         )

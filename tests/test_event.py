@@ -125,6 +125,36 @@ def test_brackets_inside_text_are_no_levels() -> None:
     assert parse_json(b'{"a":"' + b"[{" * 1000 + b'"}') == {"a": "[{" * 1000}
 
 
+TRICKY = st.dictionaries(
+    st.text('"\\\\[]{}', max_size=4),
+    st.recursive(
+        st.text('"\\\\[]{}', max_size=6) | st.just(1),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text('"\\\\[]{}', max_size=4), inner),
+        max_leaves=12,
+    ),
+    min_size=1,
+)
+
+
+def depth_of(value: Any) -> int:
+    if not isinstance(value, dict | list):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(depth_of, inner), default=0)
+
+
+@given(TRICKY)
+@example({"a": "\\", "b": ["["]})
+@example({'\\"[': [['\\\\"]']]})
+def test_depth_is_counted_outside_text_only(value: dict[str, Any]) -> None:
+    """Quotes, backslashes and brackets in keys and text change nothing."""
+    body = json.dumps(value).encode()
+
+    assert parse_json(body, depth_of(value)) == value
+    with pytest.raises(ValueError, match="nested deeper than"):
+        parse_json(body, depth_of(value) - 1)
+
+
 def test_a_byte_order_mark_is_stepped_over() -> None:
     """Some senders write one; inside another JSON text it would be an error."""
     assert parse_json(b'\xef\xbb\xbf{"a":1}') == {"a": 1}
@@ -153,6 +183,26 @@ PIECES = st.lists(
     ),
     max_size=12,
 ).map(b"".join)
+
+
+@given(
+    st.lists(st.sampled_from([rb"\ud8", rb"\ud8zz", rb"\\\ud800", rb"\uDFFF\u", b'\\"', b"\\"]) | PIECES).map(
+        b"".join
+    )
+)
+@example(rb"\ud800\ud800\udc00")
+@example(rb"\ud800\\udc00")
+def test_half_pairs_are_replaced_where_the_rest_is_json(text: bytes) -> None:
+    """As a parser would see them: after escaped backslashes, beside whole pairs, NUL kept, nothing made valid."""
+    body = b'{"t":"' + text + b'"}'
+    try:
+        expected = without_surrogates(json.loads(body))
+    except ValueError:
+        with pytest.raises(ValueError):
+            parse_json(body)
+        return
+
+    assert parse_json(body) == expected
 
 
 @given(PIECES)

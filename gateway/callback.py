@@ -100,6 +100,7 @@ class Head:
     app: AppRule | None
     query: str
     params: Mapping[str, str]
+    has_command: bool
     verified: bool
     refusal: Refused | None
     """Why it is refused unless it turns out to be a probe."""
@@ -124,7 +125,7 @@ def decide_head(rules: Rules, method: str, path: str, query: str, encoding: str,
     if path not in rules.paths:
         raise Refused("not_found", _right_path(rules, query))
     params = parse_query(query)
-    has_command = "callbackcommand" in params or "command" in params
+    has_command = bool(params.get("callbackcommand") or params.get("command"))
     if method not in ("GET", "HEAD", "POST") or (method != "POST" and has_command):
         raise Refused("method_not_allowed")
     if method != "POST":
@@ -141,13 +142,12 @@ def decide_head(rules: Rules, method: str, path: str, query: str, encoding: str,
         if has_command:
             raise
         refusal = error
-    return Head(app, without_sign(query), params, verified, refusal)
+    return Head(app, without_sign(query), params, has_command, verified, refusal)
 
 
 def decide_body(rules: Rules, head: Head, body: bytes, peer: str, now_ms: int) -> Accepted | Probe:
     """Judge the body of a request whose head was acceptable."""
-    has_command = "callbackcommand" in head.params or "command" in head.params
-    if not has_command and not body.strip():
+    if not head.has_command and not body.strip():
         return Probe()
     parsed: dict[str, Any] = {}
     try:
@@ -157,7 +157,7 @@ def decide_body(rules: Rules, head: Head, body: bytes, peer: str, now_ms: int) -
         if head.refusal is None and not head.verified:
             raise Refused("malformed_body") from None
     else:
-        if not has_command and not parsed:
+        if not head.has_command and not parsed:
             return Probe()
     if head.refusal is not None:
         raise head.refusal

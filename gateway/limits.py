@@ -7,6 +7,8 @@ from collections import deque
 from gateway.errors import Refused
 
 _MERGED_BYTES = 256 * 1024
+_RECORD_BYTES = 64
+"""What a callback takes in the journal beside query and body, about."""
 
 
 class Bucket:
@@ -70,6 +72,6 @@ class AppLimits:
             raise Refused("app_rate")
 
     def stored(self, position: int, size: int) -> None:
-        """Note a callback of *size* bytes at *position*."""
+        """Note a callback at *position*; *size* is that of its query and body, in bytes."""
         if self._backlog is not None:
-            self._backlog.add(position, size)
+            self._backlog.add(position, size + _RECORD_BYTES)

@@ -156,7 +156,7 @@ class Receiver(Reports):
                 return _ok(decision.answer, Outcome("refused", "before_unstored"))
             raise
         if callback.app_id in self._limits:
-            self._limits[callback.app_id].stored(position, len(callback.body))
+            self._limits[callback.app_id].stored(position, len(callback.query) + len(callback.body))
         self._metrics.last_callback.labels(callback.app_id).set(callback.received_ms / 1000)
         outcome = Outcome("stored", callback.app_id)
         if self._listen.ack_after == "confirmed":

@@ -50,7 +50,7 @@ class Connection(RequestHandler):
         self._is_half_closed = False
         self._last_payload: StreamReader | None = None
         self.has_stored = False
-        """A callback that came by it was stored, so it is no stranger's silence."""
+        """A callback that came by it was stored."""
 
     @property
     def is_idle(self) -> bool:
@@ -72,10 +72,7 @@ class Connection(RequestHandler):
             self._head_deadline = self._loop.call_later(self._front.listen.header_timeout_s, self._too_slow)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Keep the connection for answers that are owed: a caller may end its side once it has asked.
-
-        Not under TLS, where the streams can't be ended apart.
-        """
+        """Keep the connection for answers that are owed; not under TLS, where no side can end alone."""
         is_whole = self._last_payload is None or self._last_payload.is_eof()
         is_plain = self.transport is not None and self.transport.get_extra_info("sslcontext") is None
         self._is_half_closed = True
@@ -83,8 +80,8 @@ class Connection(RequestHandler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        patience_s = self._front.listen.body_timeout_s
-        self._stall_deadline = self._loop.call_later(patience_s, self._front.abort, self)
+        wait_s = self._front.listen.body_timeout_s
+        self._stall_deadline = self._loop.call_later(wait_s, self._front.abort, self)
 
     def resume_writing(self) -> None:
         if self._stall_deadline is not None:
@@ -96,6 +93,12 @@ class Connection(RequestHandler):
         if self._stall_deadline is not None:
             self._stall_deadline.cancel()
         super().connection_lost(exc)
+
+    def _process_keepalive(self) -> None:
+        if self._head_deadline is None:
+            super()._process_keepalive()
+        else:  # a head that has begun is not idle, and has a deadline of its own
+            self._keepalive_handle = None
 
     def handle_error(
         self,
@@ -118,8 +121,7 @@ class Connection(RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         if self._front.is_draining or (self._is_half_closed and not self._messages):
             resp.force_close()
-        # Why before writing: who ended its side by then has most likely given up, even if it gets its answer.
-        is_gone = self._is_half_closed
+        is_gone = self._is_half_closed  # Why before writing: by then it has most likely given up
         resp, is_reset = await super().finish_response(request, resp, start_time)
         outcome: Outcome | None = resp.get(OUTCOME)
         if outcome is None or is_reset or is_gone or self.transport is None:

@@ -167,6 +167,8 @@ async def test_a_signed_callback_is_stored_verified_and_without_its_sign(start):
         ("POST", "", b""),
         ("POST", "", b" {} "),
         ("POST", "SdkAppid=9", b"{}"),
+        ("GET", "CallbackCommand=", b""),
+        ("POST", "SdkAppid=9&CallbackCommand=", b"{}"),
     ],
 )
 async def test_probes_are_answered_and_not_stored(start, path, method, query, body):
@@ -319,6 +321,21 @@ async def test_an_idle_connection_is_closed_after_the_keepalive(start):
     writer.close()
 
     assert rest == b""
+
+
+async def test_a_head_that_has_begun_is_not_idle(start):
+    """The connection does not end under a request because it had been idle for long before."""
+    front = await start(keepalive_timeout_s=0.2, header_timeout_s=5)
+    sent = request("POST", f"/callback?{QUERY}", SAMPLE)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(sent[:20])
+    await asyncio.sleep(0.4)
+    writer.write(sent[20:])
+
+    async with asyncio.timeout(5):
+        assert (await read_answer(reader))[0] == 200
+        assert await reader.read() == b""  # and idle from then on
+    writer.close()
 
 
 async def test_keepalive_and_pipelining_keep_order(start):
@@ -708,6 +725,19 @@ async def test_one_app_over_its_backlog_waits_for_the_broker(start):
 
     assert answers == [200, 200, 503]
     assert (await front.post(f"/callback?{QUERY}"))[0] == 200
+
+
+async def test_long_queries_count_for_the_backlog(start):
+    """They stand in the journal like bodies, so small bodies get nobody around the bound."""
+    front = await start(apps={"1400000000": {"path": "/callback", "max_backlog_mb": 1}})
+    many = request("POST", f"/callback?{QUERY}&x={'a' * 7000}", b"{}") * 200
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(many)
+    statuses = [(await read_answer(reader))[0] for _ in range(200)]
+    writer.close()
+
+    assert 140 <= statuses.count(200) <= 150
+    assert set(statuses[150:]) == {503}
 
 
 async def test_a_configured_answer_is_what_the_sender_gets(start):

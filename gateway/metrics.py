@@ -139,6 +139,11 @@ class Metrics:
         self.sink_unacked = self._gauge(
             "sink_unacked_events", "Events this worker took and has not settled.", ("sink",)
         )
+        self.sink_refuses = self._gauge(
+            "sink_refuses",
+            "1 while the sink's queue takes no events from us, which holds up all sinks (RabbitMQ only).",
+            ("sink",),
+        )
         self.sink_oldest = self._gauge(
             "sink_oldest_unacked_seconds",
             "How long ago this worker took the oldest event that it has not settled, 0 when none.",

@@ -143,8 +143,8 @@ async def test_publishing_never_shares_a_connection_with_consuming(make):
         await consumer.park(found[0], "odd")
         await consumer.retry(found[1], "later")
 
-        assert publisher._channel.connection is broker._copies._channel.connection
-        assert publisher._channel.connection is not consumer._channel.connection
+        assert publisher._publisher._channel.connection is broker._copies._channel.connection
+        assert publisher._publisher._channel.connection is not consumer._channel.connection
 
 
 async def test_a_node_that_says_nothing_runs_into_the_deadline(make, rabbitmq, forward):
@@ -208,32 +208,6 @@ async def test_a_message_the_broker_will_not_have_goes_out_as_malformed(make, ra
     good = numbers([one for one in found if one["type"] != "im.malformed"])
     assert set(good) == set(range(60)) - {33}
     assert journal.read(33, 1, 10**6)[0].callback.body == body(33, Introduction="x" * 50_000)
-
-
-async def test_a_policy_that_makes_one_queue_reject_loses_nothing(make, rabbitmq, forward, amqp_url):
-    """A nack stops the forwarder; it probes with one event, and afterwards everything is in both queues."""
-    broker = make({"one": ("#",), "two": ("#",)})
-    journal, metrics = await forward(broker)
-    await journal.append(callback(0))
-    await asyncio.wait_for(journal.confirmed(1), 10)
-    vhost = urlsplit(amqp_url).path[1:]
-    policy = {"pattern": "^im.sink.two$", "definition": {"max-length": 1, "overflow": "reject-publish"}}
-    manage(rabbitmq, "PUT", f"/api/policies/{vhost}/full", policy)
-
-    async def is_refused():
-        await journal.append(callback(journal.head))
-        return value(metrics.publish_failures, reason="nacked") >= 3
-
-    await until(is_refused, "nacks")
-    stored = journal.head
-    assert journal.cursor < stored
-    manage(rabbitmq, "DELETE", f"/api/policies/{vhost}/full")
-    await asyncio.wait_for(journal.confirmed(stored), 30)
-
-    for sink in ("one", "two"):
-        depth = await broker.depth(sink)
-        found = set(numbers(await taken(broker, sink, depth.ready)))
-        assert found == set(range(stored)), sink
 
 
 async def test_declare_check_names_what_is_missing_and_needs_no_right_to_configure(make, rabbitmq, amqp_url):

@@ -153,7 +153,7 @@ async def test_what_a_lost_connection_had_buffered_is_not_sent_later(make, proxy
         await (await publisher.send([event(0)]))
         proxy.stall("up")
         sent = await publisher.send([big] * 20)
-        broker._publish_link.cut(publisher._channel.connection)
+        broker._publish_link.cut(publisher._publisher._channel.connection)
         with pytest.raises(Unavailable):
             await asyncio.wait_for(sent, 5)
     proxy.flow()

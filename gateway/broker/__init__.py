@@ -20,7 +20,8 @@ class Unconfirmed(Unavailable):
 
     ``reason`` is one of ``nacked`` (refused: a fault or an operator's policy), ``returned`` (no route: the
     topology is broken), ``deadline`` (no confirm in time), ``closed`` (connection or channel lost),
-    ``rejected`` (the broker closed the channel because of what was sent: the content is suspect).
+    ``no_rights`` (the user may not publish there), ``rejected`` (the broker closed the channel because of
+    what was sent: the content is suspect).
     """
 
 

@@ -6,7 +6,7 @@ Tested on 3.10; what is said of 4.x in the documentation rests on RabbitMQ's own
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import aiormq
@@ -16,9 +16,11 @@ from pamqp import commands as spec
 from gateway.broker import Delivery, Depth, Unconfirmed
 from gateway.broker.rabbitmq import declare, management
 from gateway.broker.rabbitmq.consume import ROUTING_KEY, Consumer, delivery_of
+from gateway.broker.rabbitmq.events import EventPublisher
 from gateway.broker.rabbitmq.keeper import Keeper
 from gateway.broker.rabbitmq.link import Link, close_channel
-from gateway.broker.rabbitmq.publish import ConfirmChannel, Message, Publisher
+from gateway.broker.rabbitmq.publish import ConfirmChannel, Message, Publisher, ignore
+from gateway.broker.rabbitmq.refusals import Refusals
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
 from gateway.metrics import Metrics
@@ -37,18 +39,20 @@ class RabbitMQ:
         self._publish_link = Link(config, "publish", metrics)
         self._consume_link = Link(config, "consume", metrics)
         self._keeper = Keeper(config, topology, metrics)
+        self._refusals = Refusals(topology, self._publish_alone, metrics)
         self._copies: Publisher | None = None
         self._copies_lock = asyncio.Lock()
 
     @asynccontextmanager
-    async def publisher(self, sink: str = "") -> AsyncIterator[Publisher]:
+    async def publisher(self, sink: str = "") -> AsyncIterator[EventPublisher]:
         """Open a publishing channel, after the topology was declared or checked."""
         exchange = self._topology.sink(sink).exchange if sink else self._topology.events
+        refusals = None if sink else self._refusals
         await self._keeper.declare(self._publish_link)
-        publisher = await self._open_publisher(exchange)
+        publisher = await self._open_publisher(self._keeper.note_sent, refusals)
         keeping = asyncio.ensure_future(self._keeper.keep(self._consume_link, publisher))
         try:
-            yield publisher
+            yield EventPublisher(publisher, exchange, refusals)
         finally:
             keeping.cancel()
             await publisher.close()
@@ -101,8 +105,10 @@ class RabbitMQ:
     async def rescue(self) -> int:
         left = await self.unrouted()
         moved = 0
-        async with self.publisher() as publisher:
-            channel = await self._consume_link.channel(aiormq.Channel, confirms=False)
+        await self._keeper.declare(self._publish_link)
+        publisher = await self._open_publisher()
+        try:
+            channel = await self._asking_channel()
             try:
                 while left > 0:
                     taken = await self._rescue_batch(channel, publisher, min(left, _RESCUE_BATCH))
@@ -112,6 +118,8 @@ class RabbitMQ:
                     left -= taken
             finally:
                 await close_channel(channel)
+        finally:
+            await publisher.close()
         return moved
 
     async def foreign_queues(self) -> list[str]:
@@ -142,18 +150,30 @@ class RabbitMQ:
         # Why not the publishing link: RabbitMQ does not answer on it while an alarm lasts.
         return await self._consume_link.channel(aiormq.Channel, confirms=False)
 
-    async def _open_publisher(self, exchange: str) -> Publisher:
+    async def _open_publisher(
+        self, on_send: Callable[[str], None] = ignore, refusals: Refusals | None = None
+    ) -> Publisher:
         channel = await self._publish_link.channel(ConfirmChannel, confirms=True)
         assert isinstance(channel, ConfirmChannel)
-        return Publisher(channel, self._config, exchange, self._metrics, self._keeper.note_sent)
+        on_refused = ignore if refusals is None else refusals.note
+        return Publisher(channel, self._config, self._metrics, on_send, on_refused)
 
     async def _publish_copy(self, message: Message) -> None:
         """Return once *message* is confirmed; Unconfirmed or Unavailable otherwise."""
         async with self._copies_lock:
             if self._copies is None or self._copies.is_closed:
-                self._copies = await self._open_publisher(self._topology.events)
+                self._copies = await self._open_publisher()
             publisher = self._copies
-        await (await publisher.send_messages([message]))
+        await (await publisher.send([message]))
+
+    async def _publish_alone(self, message: Message) -> None:
+        """Return once *message* is confirmed on a channel of its own; raises as _publish_copy does."""
+        # Why: a channel on which a queue has refused once may go on refusing when the policy is gone (3.10).
+        publisher = await self._open_publisher()
+        try:
+            await (await publisher.send([message]))
+        finally:
+            await publisher.close()
 
     async def _rescue_batch(self, channel: aiormq.Channel, publisher: Publisher, size: int) -> int:
         messages: list[DeliveredMessage] = []
@@ -165,7 +185,7 @@ class RabbitMQ:
         if not messages:
             return 0
         copies = [_copy(self._topology.events, message) for message in messages]
-        await (await publisher.send_messages(copies))
+        await (await publisher.send(copies))
         last = messages[-1].delivery_tag or 0
         await self._consume_link.guard(channel.basic_ack(last, multiple=True))
         return len(messages)

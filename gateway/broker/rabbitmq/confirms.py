@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.broker import Unconfirmed
@@ -16,6 +17,8 @@ class Batch:
     future: asyncio.Future[None]
     pending: set[int]
     last_tag: int
+    keys: Sequence[str] = ()
+    """Routing keys, one a tag."""
     received: str = ""
     """When the gateway received the oldest of its events, RFC 3339; empty where that is not known."""
     failure: str = ""
@@ -27,6 +30,8 @@ class UnconfirmedBatches:
     """Batches that wait for confirms, oldest first. Bound: the forwarder's max_unconfirmed events."""
 
     batches: deque[Batch] = field(default_factory=deque)
+    on_refused: Callable[[str], None] = lambda key: None
+    """Called with the routing key of an event that some queue refused, or did not confirm in time."""
 
     def settle(self, tag: int, *, is_multiple: bool, failure: str = "") -> None:
         for batch in self.batches:
@@ -34,6 +39,9 @@ class UnconfirmedBatches:
             if settled:
                 batch.pending -= settled
                 batch.failure = batch.failure or failure
+                if failure:
+                    batch.detail = batch.detail or "a queue refuses what is published to it"
+                    self._note_refused(batch, min(settled))
             if batch.last_tag >= tag:
                 break
         self._resolve()
@@ -46,11 +54,17 @@ class UnconfirmedBatches:
                 batch.detail = detail
 
     def fail_all(self, reason: str, detail: str) -> None:
+        if reason == "deadline" and self.batches:
+            self._note_refused(self.batches[0], min(self.batches[0].pending))
         for batch in self.batches:
             batch.pending.clear()
             batch.failure = batch.failure or reason
             batch.detail = batch.detail or detail
         self._resolve()
+
+    def _note_refused(self, batch: Batch, tag: int) -> None:
+        if batch.keys:
+            self.on_refused(batch.keys[tag - batch.last_tag - 1])
 
     def _resolve(self) -> None:
         for batch in self.batches:

@@ -23,7 +23,6 @@ from pamqp.header import ContentHeader
 from gateway.broker.rabbitmq.confirms import Batch, UnconfirmedBatches
 from gateway.broker.rabbitmq.link import close_channel, is_blocked, lost, or_closed
 from gateway.config import Broker as BrokerConfig
-from gateway.event import Event
 from gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -38,6 +37,10 @@ _REJECTIONS = (
 )
 _REJECTION_CODES = (311,)  # content too large
 _TICK_S = 0.25
+
+
+def ignore(_: str) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +80,27 @@ class ConfirmChannel(aiormq.Channel):
 
 
 class Publisher:
-    """The forwarder's Publisher, and the one that copies are parked, retried and rescued by."""
+    """Publishes messages over one channel: events, and the copies that are parked, retried and rescued."""
 
     def __init__(
         self,
         channel: ConfirmChannel,
         config: BrokerConfig,
-        exchange: str,
         metrics: Metrics,
-        on_send: Callable[[str], None] = lambda received: None,
+        on_send: Callable[[str], None] = ignore,
+        on_refused: Callable[[str], None] = ignore,
     ) -> None:
-        """Take *on_send*, called with when the oldest event was received of what is being sent."""
+        """Take *on_send*, called with when the oldest event of what is being sent was received.
+
+        *on_refused* is called with the routing key of a message that some queue did not take.
+        """
         self._channel = channel
         self._config = config
-        self._exchange = exchange
         self._metrics = metrics
         self._tag = 0
         self._is_broken = False
         self._was_blocked = False
-        self._unconfirmed = channel.unconfirmed = UnconfirmedBatches()
+        self._unconfirmed = channel.unconfirmed = UnconfirmedBatches(on_refused=on_refused)
         self._on_send = on_send
         self.lock = asyncio.Lock()
         """Held while frames are written: who holds it keeps everybody from publishing here."""
@@ -113,25 +118,7 @@ class Publisher:
         """When the oldest unconfirmed event was received; empty without one."""
         return min((one.received for one in self._unconfirmed.batches if one.received), default="")
 
-    async def send(self, events: Sequence[Event]) -> asyncio.Future[None]:
-        """Publish *events* to the publisher's exchange; see the protocol."""
-        received = [str(event.attributes.get("recordedtime", "")) for event in events]
-        return await self.send_messages(
-            [
-                Message(
-                    exchange=self._exchange,
-                    routing_key=event.routing_key,
-                    body=event.body,
-                    headers={"partitionkey": event.partition_key},
-                    message_id=event.id,
-                    type=event.type,
-                )
-                for event in events
-            ],
-            min(received, default=""),
-        )
-
-    async def send_messages(self, messages: Sequence[Message], received: str = "") -> asyncio.Future[None]:
+    async def send(self, messages: Sequence[Message], received: str = "") -> asyncio.Future[None]:
         """Write *messages* in order; return the future of all their confirms. Raises Unavailable.
 
         *received* is when the gateway received the oldest of them, where that is known.
@@ -146,7 +133,8 @@ class Publisher:
             first = self._tag + 1
             self._tag += len(messages)
             tags = set(range(first, self._tag + 1))
-            batch = Batch(asyncio.get_running_loop().create_future(), tags, self._tag, received)
+            keys = [message.routing_key for message in messages]
+            batch = Batch(asyncio.get_running_loop().create_future(), tags, self._tag, keys, received)
             payload = b"".join(self._frames(message, first + at) for at, message in enumerate(messages))
             self._unconfirmed.batches.append(batch)
             self._on_send(received)
@@ -167,8 +155,12 @@ class Publisher:
     def _on_closed(self, closing: asyncio.Future[object]) -> None:
         self._watch.cancel()
         error = None if closing.cancelled() else closing.exception()
-        is_rejection = isinstance(error, _REJECTIONS) or _code(error) in _REJECTION_CODES
-        self._unconfirmed.fail_all("rejected" if is_rejection else "closed", lost(closing).detail)
+        why = lost(closing)
+        if isinstance(error, _REJECTIONS) or _code(error) in _REJECTION_CODES:
+            reason = "rejected"
+        else:
+            reason = "no_rights" if why.reason == "no_rights" else "closed"
+        self._unconfirmed.fail_all(reason, why.detail)
 
     async def _watch_deadlines(self) -> None:
         """Fail everything once the oldest batch has had no confirm for too long.

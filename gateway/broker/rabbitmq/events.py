@@ -1,0 +1,37 @@
+"""Events as messages: what the forwarder publishes by."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from gateway.broker.rabbitmq.publish import Message, Publisher
+from gateway.broker.rabbitmq.refusals import Refusals
+from gateway.event import Event
+
+
+class EventPublisher:
+    """Satisfies ``gateway.broker.Publisher``: publishes into one exchange."""
+
+    def __init__(self, publisher: Publisher, exchange: str, refusals: Refusals | None = None) -> None:
+        """Take *refusals* where *exchange* leads to several queues."""
+        self._publisher = publisher
+        self._exchange = exchange
+        self._refusals = refusals
+
+    async def send(self, events: Sequence[Event]) -> asyncio.Future[None]:
+        messages = [
+            Message(
+                exchange=self._exchange,
+                routing_key=event.routing_key,
+                body=event.body,
+                headers={"partitionkey": event.partition_key},
+                message_id=event.id,
+                type=event.type,
+            )
+            for event in events
+        ]
+        if self._refusals is not None:
+            await self._refusals.try_first(messages)
+        received = [str(event.attributes.get("recordedtime", "")) for event in events]
+        return await self._publisher.send(messages, min(received, default=""))

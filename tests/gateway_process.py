@@ -18,15 +18,11 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.services.processes import free_ports
+
 GATEWAY = str(Path(sys.executable).with_name("gateway"))
 SAMPLE = (Path(__file__).parent / "samples/callbacks/Group.CallbackAfterMemberExit.json").read_bytes()
 DEADLINE_S = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def eventually(condition: Any, what: str, deadline_s: float = DEADLINE_S) -> Any:
@@ -45,7 +41,7 @@ class Gateway:
 
     def __init__(self, folder: Path, **sections: Any) -> None:
         self.folder = folder
-        self.port, self.admin_port, self.worker_port = free_port(), free_port(), free_port()
+        self.port, self.admin_port, self.worker_port = free_ports(3)
         self.senders: list[Sender] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         config: dict[str, Any] = {

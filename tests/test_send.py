@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from gateway.catalogue import ROWS
 from gateway.cli import app
 from gateway.simulator.ledger import read_ledger
-from tests.gateway_process import GATEWAY, Gateway, eventually, free_port
+from tests.gateway_process import GATEWAY, Gateway, eventually
+from tests.services.processes import free_ports
 
 OK = b'{"ActionStatus":"OK","ErrorCode":0,"ErrorInfo":""}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n"
@@ -349,7 +350,7 @@ def test_a_server_that_closes_each_connection_loses_nothing(tmp_path):
 
 def test_nobody_listening_is_a_connection_error(tmp_path):
     """It is told apart from refusals and timeouts."""
-    url = f"http://127.0.0.1:{free_port()}/"
+    url = f"http://127.0.0.1:{free_ports(1)[0]}/"
     summary = run(tmp_path, "--url", url, "--app", "1", "--count", 3, expect=1)
 
     assert summary["connection_errors"] == 3

@@ -11,7 +11,7 @@ from gateway.config import Config, JsonlSink, PostgresSink, SqliteSink, is_loopb
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from gateway.sinks import Sink
-from gateway.tls import make_context
+from gateway.tls import Tls, make_context
 from gateway.tokens import TokenFiles
 from gateway.topology import Topology
 
@@ -46,7 +46,10 @@ def check(config: Config, *, serves: bool = True) -> list[str]:
         faults += _port_faults(config, tokens)
     if faults:
         raise ConfigError("\n".join(faults))
-    return _warnings(config, tokens)
+    warnings = _warnings(config, tokens)
+    if serves and config.listen.tls_cert is not None and (said := Tls(config.listen).complaint()):
+        warnings.append(said)
+    return warnings
 
 
 def topology_of(config: Config) -> Topology:
@@ -104,6 +107,9 @@ def _port_faults(config: Config, tokens: dict[str, tuple[str, ...]]) -> list[str
     faults = []
     try:
         tokens |= TokenFiles(config.apps).tokens
+    except ConfigError as fault:
+        faults.append(str(fault))
+    try:
         if config.listen.tls_cert is not None:
             make_context(config.listen)
     except ConfigError as fault:

@@ -59,6 +59,11 @@ class Metrics:
             "tls_handshakes_failed",
             "Connections that ended before they spoke TLS.",
         )
+        self.certificate_expiry = self._gauge(
+            "certificate_expiry_timestamp_seconds",
+            "Until when the certificate of this configuration key is valid (Unix time).",
+            ("key",),
+        )
         self.clock_skew = self._gauge(
             "clock_skew_seconds", "RequestTime of an app's last matching Sign, less this clock.", ("app",)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.config import Config
+from gateway.metrics import Metrics
 from gateway.ports import Https, max_handshakes
 from gateway.receiver import Receiver
 from gateway.rules import rules_of
@@ -18,12 +19,14 @@ _LOOK_S = 1.0
 class PortFiles:
     """Reads the files, gives *receiver* its rules, and both again on every change. Raises ConfigError."""
 
-    def __init__(self, config: Config, receiver: Receiver) -> None:
+    def __init__(self, config: Config, receiver: Receiver, metrics: Metrics) -> None:
         self._config = config
         self._receiver = receiver
         self._tokens = TokenFiles(config.apps)
         self._tls = Tls(config.listen) if config.listen.tls_cert is not None else None
         receiver.rules = rules_of(config, self._tokens.tokens)
+        self._expiry = metrics.certificate_expiry
+        self._show_expiry()
 
     def https(self, server: FrontServer) -> Https | None:
         """Return how *server* is to speak HTTPS; None for plain HTTP."""
@@ -56,3 +59,8 @@ class PortFiles:
             self._receiver.rules = rules_of(self._config, self._tokens.tokens, self._receiver.rules)
         if self._tls is not None:
             self._tls.look()
+            self._show_expiry()
+
+    def _show_expiry(self) -> None:
+        if self._tls is not None and self._tls.validity is not None:
+            self._expiry.labels("listen.tls_cert").set(self._tls.validity[1])

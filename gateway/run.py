@@ -115,7 +115,7 @@ class Gateway:
             return None
         listen = self._config.listen
         receiver = Receiver(self._config, self._journal, self._metrics)
-        files = PortFiles(self._config, receiver)
+        files = PortFiles(self._config, receiver, self._metrics)
         self._signed = files.signed
         most = room_for_connections(listen.max_connections, tls=listen.tls_cert is not None)
         server = FrontServer(receiver.handle, listen, receiver, most)

@@ -75,7 +75,7 @@ async def callback_port(tmp_path, listen=None, apps=None):
         journal = Journal.open(config.journal, metrics)
         stack.push_async_callback(journal.close)
         receiver = Receiver(config, journal, metrics)
-        files = PortFiles(config, receiver)
+        files = PortFiles(config, receiver, metrics)
         server = FrontServer(receiver.handle, config.listen, receiver, config.listen.max_connections)
         receiver.touch = server.touch
         runner = web.ServerRunner(server, shutdown_timeout=1)

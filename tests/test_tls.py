@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime
 
 import aiohttp
 import pytest
@@ -31,8 +32,8 @@ class Files:
     def __init__(self, folder):
         self.cert, self.key, self.ca = folder / "cert.pem", folder / "key.pem", folder / "ca.pem"
 
-    def write(self, authority, client_ca=None):
-        issued = authority.issue_cert("localhost")
+    def write(self, authority, client_ca=None, **more):
+        issued = authority.issue_cert("localhost", **more)
         self.cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         self.key.write_bytes(issued.private_key_pem.bytes())
         if client_ca is not None:
@@ -409,6 +410,78 @@ def test_the_banner_says_https(files):
     assert "https://127.0.0.1:443/callback  app 1" in said
     assert "curl -sS 'https://127.0.0.1:443/callback?" in said
     assert "http://127.0.0.1:443" not in said
+
+
+def day(text):
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ("2020-02-29", "is valid from 2020-03-01 00:00 UTC on"),
+        ("2020-03-01", ""),
+        ("2020-05-23", ""),
+        ("2020-05-26", "expires at 2020-06-01 00:00 UTC"),
+        ("2020-06-01", "expired at 2020-06-01 00:00 UTC, so callers refuse it; renew it"),
+    ],
+)
+@pytest.mark.parametrize("has_client_ca", [False, True])
+def test_a_certificate_at_the_end_of_its_time_is_told(files, authority, has_client_ca, now, said):
+    """Callers refuse it without a word to us."""
+    files.write(authority, trustme.CA(), not_before=day("2020-03-01"), not_after=day("2020-06-01"))
+    more = {"tls_client_ca": files.ca} if has_client_ca else {}
+    found = Tls(Listen.model_validate(files.listen(**more)), day(now).timestamp).complaint()
+
+    assert said in found
+    assert bool(said) == bool(found)
+
+
+def test_a_certificate_for_a_day_is_told_on_its_last_third(files, authority):
+    """Not from its first minute on."""
+    files.write(authority, not_before=day("2020-03-01"), not_after=day("2020-03-02"))
+    tls = Tls(Listen.model_validate(files.listen()), day("2020-03-01T12:00").timestamp)
+
+    assert not tls.complaint()
+
+
+def test_an_expired_certificate_is_warned_about_at_start(files, authority):
+    """By check too."""
+    files.write(authority, not_before=day("2020-03-01"), not_after=day("2020-06-01"))
+    config = Config.model_validate({"listen": files.listen(), "apps": {"1": {}}})
+
+    assert any("expired at 2020-06-01" in said for said in build.check(config))
+    assert not any("expired" in said for said in build.check(config, serves=False))
+
+
+def test_an_expired_certificate_is_logged_once_a_day(files, authority, caplog):
+    """And at once when it comes with a renewal."""
+    now_s = [day("2020-05-31").timestamp()]
+    files.write(authority, not_before=day("2020-03-01"), not_after=day("2020-06-01"))
+    tls = Tls(Listen.model_validate(files.listen()), lambda: now_s[0])
+    for hours in range(72):
+        now_s[0] = day("2020-05-31").timestamp() + hours * 3600
+        tls.look()
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 2
+
+    caplog.clear()
+    files.write(authority, not_before=day("2020-03-01"), not_after=day("2020-06-02"))
+    tls.look()
+    tls.look()
+    assert "expired at 2020-06-02" in caplog.text
+
+
+async def test_the_end_of_the_certificate_is_a_metric(tmp_path, files, authority):
+    """That of the one in use; without TLS there is none."""
+    name = "gateway_certificate_expiry_timestamp_seconds"
+    files.write(authority, not_after=day("2050-06-01"))
+    async with callback_port(tmp_path, files.listen()) as port:
+        assert port.value(name, key="listen.tls_cert") == day("2050-06-01").timestamp()
+        files.write(authority, not_after=day("2051-06-01"))
+        port.look_at_files()
+        assert port.value(name, key="listen.tls_cert") == day("2051-06-01").timestamp()
+    async with callback_port(tmp_path) as port:
+        assert port.value(name, key="listen.tls_cert") is None
 
 
 def test_unchanged_files_are_not_read(files, monkeypatch):

@@ -27,6 +27,16 @@ _SYNONYMS = {
 }
 
 
+class Flat(list[Any]):
+    """A list of one-key objects without that key, which is remembered: the list has a name of its own."""
+
+    __slots__ = ("wire",)
+
+    def __init__(self, wire: str, items: list[Any]) -> None:
+        super().__init__(items)
+        self.wire = wire
+
+
 def snake(wire: str) -> str:
     """Return our name for a wire name: ``Operator_Account`` is ``operator``, ``GroupId`` is ``group_id``."""
     return _snake(wire) if len(wire) <= 64 else wire
@@ -75,7 +85,7 @@ def nested(value: Any) -> Any:
         keys = {next(iter(item)) if isinstance(item, dict) and len(item) == 1 else None for item in value}
         if len(keys) == 1 and None not in keys:
             wire = str(keys.pop())
-            return [typed("", wire, item[wire])[1] for item in value]
+            return Flat(wire, [typed("", wire, item[wire])[1] for item in value])
         return [nested(item) for item in value]
     return value
 

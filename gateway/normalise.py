@@ -1,6 +1,6 @@
 """Callback to events, in one place and pure. Never raises on anything the journal holds.
 
-The general rules (``names``) serve every command; a row of the catalogue refines them (``fields``).
+What an event says of the body is made in ``content``, which fact it is in ``ids``.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from typing import Any
 
 import orjson
 
-from gateway.about import NO_PLAN, Ready, name_people, ready_of, subject_of
+from gateway.about import ready_of, subject_of
 from gateway.callback import Callback, command_of, parse_query
 from gateway.catalogue import COMMANDS, MALFORMED_TYPE, UNKNOWN_TYPE
+from gateway.content import data_of
 from gateway.errors import Refused
 from gateway.event import Event, iso_time, json_text, parse_json
-from gateway.fields import fill, keep
 from gateway.ids import ID_RECIPE, event_id, malformed_id
-from gateway.messages import mentions_all
-from gateway.names import event_time, nested
+from gateway.names import event_time
 from gateway.redact import Redaction
 
 __all__ = ["ID_RECIPE", "MAX_ITEMS", "command_named", "malformed", "normalise", "normalise_or_keep"]
@@ -121,16 +120,13 @@ def _event(
 ) -> Event:
     row = COMMANDS.get(command)
     ready = ready_of(row) if row is not None else None
-    data = _data(command, ready, body, around)
-    time_ms, timesource = event_time(body)
-    subject = subject_of(ready, body, callback.app_id)
-    if redaction.is_active:
-        data, seen = redaction.data(data)
-        subject = (subject[0], *(seen.get(part, part) for part in subject[1:]))
-    else:
+    data = data_of(command, ready, body, around, redaction)
+    if not redaction.is_active:
         data["raw"] = raw
-    if subject[0] == "c2c":
-        subject = ("c2c", *sorted(subject[1:]))
+    about = subject_of(ready, body, callback.app_id)
+    ids = redaction.subject(about) if redaction.is_active else about.ids
+    subject = (about.kind, *(sorted(ids) if about.kind == "c2c" else ids))
+    time_ms, timesource = event_time(body)
     return _envelope(
         callback, params, command, position, row.type if row else UNKNOWN_TYPE,
         row.phase if row else _phase(command), "/".join(subject), time_ms, timesource,
@@ -176,32 +172,6 @@ def _envelope(
     }
     attributes = {name: value for name, value in attributes.items() if value not in (None, "")}
     return Event(orjson.dumps(attributes), attributes)
-
-
-def _data(
-    command: str, ready: Ready | None, body: Mapping[str, Any], around: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    data: dict[str, Any] = {}
-    message: dict[str, Any] = {}
-    plan = ready.plan if ready is not None else NO_PLAN
-    rest = fill(plan, body, data, message)
-    if ready is not None:
-        if message:
-            if "GroupAtInfo" in body and "mentions" in message:
-                message["mentions_all"] = mentions_all(body["GroupAtInfo"])
-            data["message"] = message
-        if ready.row.is_uniform:
-            name_people(ready, body, data)
-        if ready.row.mend is not None:
-            ready.row.mend(data)
-    in_body = body.get("CallbackCommand")
-    if isinstance(in_body, str) and in_body != command:
-        data["callback_command"] = in_body
-    if rest:
-        keep(plan, rest, data, group_type=command.startswith("Group."))
-    if around:
-        data["envelope"] = nested(dict(around))
-    return data
 
 
 def _command(params: Mapping[str, str], body: Mapping[str, Any]) -> str:

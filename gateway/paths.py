@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from gateway.catalogue import Command, Field, Kind
-from gateway.names import lone
+from gateway.fields import name_of
+from gateway.names import lone, snake
+from gateway.places import Place
 
 
 class Path(NamedTuple):
@@ -17,6 +19,8 @@ class Path(NamedTuple):
     kind: Kind | None
     """Of the field it leads to, None where the row does not describe it."""
     is_optional: bool
+    place: Place
+    """Where in ``data`` it stands."""
 
 
 def resolve(row: Command, text: str) -> Path:
@@ -24,13 +28,15 @@ def resolve(row: Command, text: str) -> Path:
     ways: tuple[tuple[str, ...], ...] = ((),)
     fields: tuple[Field, ...] = row.fields
     kind = None
+    place: Place = ()
     for name in text.removesuffix("?").split("."):
         field = next((one for one in fields if name in (one.wire, *one.also)), None)
         names = (name, *(other for other in (field.wire, *field.also) if other != name)) if field else (name,)
         ways = tuple((*way, other) for way in ways for other in names)
         fields = field.fields if field else ()
         kind = field.kind if field else None
-    return Path(ways, kind, text.endswith("?"))
+        place += tuple(name_of(field).split(".")) if field else (snake(name),)
+    return Path(ways, kind, text.endswith("?"), place)
 
 
 def value_at(body: Mapping[str, Any], path: Path) -> Any:

@@ -12,7 +12,7 @@ TIERS = {
     "pure": {
         "callback", "event", "catalogue", "normalise", "names", "signature", "answer", "record", "topology",
         "backoff", "caution", "exits", "replies", "limits", "networks", "rules",
-        "waiting", "about", "fields", "ids", "messages", "paths", "redact", "samples", "schema",
+        "waiting", "about", "content", "fields", "ids", "messages", "paths", "places", "redact", "samples", "schema",
     },
     "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "ports", "tls", "tokens"},

@@ -287,6 +287,17 @@ async def test_a_chunked_body_is_counted_as_it_comes(start):
     assert (await front.raw(head, b"zz\r\n"))[0] == 400
 
 
+async def test_a_faulty_chunk_is_answered_at_once(start):
+    """Also when good ones came before it; nobody waits for the rest of such a body."""
+    front = await start(body_timeout_s=60)
+    head = f"POST /callback?{QUERY} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n"
+    answer = await front.raw(head.encode(), b"zz\r\n", pause_s=0.05)
+
+    assert (answer[0], json.loads(answer[2])) == (400, refusal(400, "bad_http"))
+    assert await front.stored() == []
+    assert front.counts() == (1, {"bad_http": 1}, 0)
+
+
 async def test_slow_heads_and_bodies_are_answered_408(start):
     """A sender that dribbles gets its answer and loses its connection; others are not held up."""
     front = await start(header_timeout_s=0.1, body_timeout_s=0.1)

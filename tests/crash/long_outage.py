@@ -28,6 +28,7 @@ from tests.services import RabbitMQ
 QUEUE = "im.sink.audit"
 CONNECTIONS = 16
 RETURN_S = 120.0
+LEAST_PER_S = 200
 _POSITION = b'"position":"'
 
 
@@ -52,6 +53,11 @@ class Figures:
     """From the start of the process to its first 200, by what the cursor file was."""
     published_before: float = 0.0
     published_after: float = 0.0
+    accept_us: float = 0.0
+    """Processor time of the gateway for one callback while the broker is away."""
+    publish_before_us: float = 0.0
+    """The same for publishing one event, as far as it is more than accepting."""
+    publish_after_us: float = 0.0
     acknowledged: int = 0
     stored: int = 0
     arrived: int = 0
@@ -60,7 +66,7 @@ class Figures:
     """What did not hold, whatever the machine."""
 
     def slow(self) -> list[str]:
-        """Return which measured bounds were not kept; they need a quiet machine."""
+        """Return which measured bounds were not kept; all but the memory need a quiet machine."""
         grown_mb = self.rss_after_mb - self.rss_before_mb
         bounds = [
             (self._ratio("p99") <= 1.25, f"p99 of the answers rose by {self._ratio('p99'):.2f}"),
@@ -93,6 +99,8 @@ class Figures:
             ("lines in the log about it", f"{self.reminders}"),
             *((f"start to first 200, {what}", f"{took_s:.2f} s") for what, took_s in self.starts_s.items()),
             ("published under load, before / after", f"{self.published_before:,.0f} / {self.published_after:,.0f} /s"),
+            ("processor time to accept one", f"{self.accept_us:.0f} µs"),
+            ("processor time to publish one, before / after", f"{self.publish_before_us:.0f} / {self.publish_after_us:.0f} µs"),
             ("acknowledged / stored / arrived", f"{self.acknowledged:,} / {self.stored:,} / {self.arrived:,}"),
             ("copies behind first arrivals", f"{self.copies:,}"),
             ("first arrivals in order, none missing", "no" if self.faults else "yes"),
@@ -131,18 +139,21 @@ class LongOutage:
     def _before(self) -> None:
         self._send(self.sample // 4)  # what a first request costs is not measured
         eventually(self._is_all_published, "everything published", RETURN_S)
-        published = self._metric("events_published_total")
-        started_s = time.monotonic()
-        self.figures.answers_before = self._send(self.sample)
+        cpu_s = self._cpu_s()
+        load = _Load(lambda: self._send(self.sample), once=True)
+        self.figures.published_before = self._published_per_s(lambda: load.is_over)
+        self.figures.answers_before = load.end()
         eventually(self._is_all_published, "everything published", RETURN_S)
-        took_s = time.monotonic() - started_s
-        self.figures.published_before = (self._metric("events_published_total") - published) / took_s
+        self._both_us = (self._cpu_s() - cpu_s) / self.sample * 1e6
 
     def _outage(self) -> None:
         self.figures.rss_before_mb = self._rss_mb()
         self.rabbitmq.stop()
         self._send(self.figures.callbacks - self.sample)
+        cpu_s = self._cpu_s()
         self.figures.answers_outage = self._send(self.sample)
+        self.figures.accept_us = (self._cpu_s() - cpu_s) / self.sample * 1e6
+        self.figures.publish_before_us = self._both_us - self.figures.accept_us
         self.figures.rss_after_mb = self._rss_mb()
         found = self._metrics()
         self.figures.backlog = int(found["gateway_journal_waiting_records"])
@@ -150,6 +161,7 @@ class LongOutage:
         self.figures.oldest_s = found["gateway_journal_oldest_waiting_seconds"]
         self.figures.reminders = self.gateway.logs().count("wait on disk")
         self._expect(self.figures.backlog == self.figures.callbacks, f"{self.figures.backlog} wait")
+        self._expect(self.figures.oldest_s > 0, "the metrics told no age of what waits")
         self._expect(self.figures.reminders >= 1, "the log told nothing of what waits")
         self._expect(self.gateway.get("/readyz")[0] == 200, "not ready though there is room")
 
@@ -177,14 +189,20 @@ class LongOutage:
         self.rabbitmq.start()
         eventually(lambda: self._metric("events_published_total") > 0, "first events", RETURN_S)
         load = _Load(lambda: self._send(self.sample))
-        seen = [(time.monotonic(), self._metric("events_published_total"))]
-        while self._metric("journal_cursor_position") < goal:
-            time.sleep(0.25)
-            seen.append((time.monotonic(), self._metric("events_published_total")))
-            self._expect(seen[-1][0] < seen[0][0] + RETURN_S + goal / 500, "the backlog is not published")
-        self.figures.published_after = (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0])
+        before, cpu_s = self._metrics(), self._cpu_s()
+        self.figures.published_after = self._published_per_s(
+            lambda: self._metric("journal_cursor_position") >= goal
+        )
+        after, cpu_s = self._metrics(), self._cpu_s() - cpu_s
         self.figures.answers_after = load.end()
         eventually(self._is_all_published, "everything published", RETURN_S)
+        accepted, published = (
+            after[f"gateway_{name}"] - before[f"gateway_{name}"]
+            for name in ("journal_head_position", "events_published_total")
+        )
+        self.figures.publish_after_us = (
+            cpu_s / published * 1e6 - self.figures.accept_us * accepted / published
+        )
 
     def _look_at_the_queue(self) -> None:
         self.figures.stored = int(self._metric("journal_head_position"))
@@ -202,7 +220,8 @@ class LongOutage:
         done = subprocess.run(
             [
                 *(GATEWAY, "send", "--url", f"http://127.0.0.1:{self.gateway.port}/callback"),
-                *("--app", "1400000000", "--count", str(count), "--connections", str(CONNECTIONS), "--json"),
+                *("--app", "1400000000", "--count", str(count), "--connections", str(CONNECTIONS)),
+                *("--timeout", "60", "--json"),  # how fast is measured, not a reason to fail
             ],
             cwd=self.gateway.folder, capture_output=True, text=True,
         )  # fmt: skip
@@ -210,6 +229,19 @@ class LongOutage:
         self.figures.acknowledged += found["ok"]
         self._expect(found["ok"] == count, f"of {count} callbacks only {found['ok']} were answered OK")
         return found
+
+    def _published_per_s(self, is_over: Callable[[], bool]) -> float:
+        """Return the rate of publishing from its beginning until *is_over*."""
+        seen = [(time.monotonic(), self._metric("events_published_total"))]
+        ends_s = time.monotonic() + RETURN_S + self.figures.callbacks / LEAST_PER_S
+        while not is_over():
+            assert time.monotonic() < ends_s, "the backlog is not published"
+            time.sleep(0.1)
+            now = (time.monotonic(), self._metric("events_published_total"))
+            if len(seen) == 1 and now[1] == seen[0][1]:
+                seen.clear()  # the sender has not begun
+            seen.append(now)
+        return (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0])
 
     def _kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -237,6 +269,10 @@ class LongOutage:
     def _is_all_published(self) -> bool:
         return self._metric("journal_waiting_records") == 0
 
+    def _cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def _rss_mb(self) -> float:
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         [kb] = (line.split()[1] for line in lines if line.startswith("VmRSS"))
@@ -244,14 +280,20 @@ class LongOutage:
 
 
 class _Load:
-    """Sends again and again in a thread until told to end; keeps the last whole summary."""
+    """Sends in a thread, again and again until told to end; keeps the last summary."""
 
-    def __init__(self, send: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, send: Callable[[], dict[str, Any]], *, once: bool = False) -> None:
         self._send = send
         self._is_over = threading.Event()
+        if once:
+            self._is_over.set()
         self._last: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
 
     def end(self) -> dict[str, Any]:
         self._is_over.set()
@@ -259,8 +301,10 @@ class _Load:
         return self._last
 
     def _run(self) -> None:
-        while not self._is_over.is_set():
+        while True:
             self._last = self._send()
+            if self._is_over.is_set():
+                return
 
 
 async def _positions(url: str, least: int) -> list[int]:

@@ -51,8 +51,12 @@ class TokenFiles:
         except (OSError, ValueError) as error:
             if app_id not in self._faulty:
                 self._faulty.add(app_id)
-                said = "apps.%s.tokens_file: %s: %s; the tokens read last stay in force"
-                _log.error(said, app_id, path, _in_words(error))
+                _log.error(
+                    "apps.%s.tokens_file: %s: %s; the tokens read last stay in force",
+                    app_id,
+                    path,
+                    _in_words(error),
+                )
             return False
         self._faulty.discard(app_id)
         watch.take()

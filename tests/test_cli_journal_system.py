@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -130,3 +131,42 @@ def test_beside_a_running_gateway_nothing_seems_damaged(make: Any) -> None:
     levels = {json.loads(line)["level"] for line in gateway.logs().splitlines()}
 
     assert not levels & {"error", "critical"}
+
+
+def test_rows_of_a_wrong_release_come_right(make: Any) -> None:
+    """docs/operations.md: delete them as written there, replay that time; the sink had kept the wrong ones else."""
+    gateway = make(sinks={"exits": {"kind": "sqlite", "path": "var/exits.db"}})
+    gateway.start("run")
+    sender = gateway.sender()
+    assert all(sender.post(number) for number in range(20))
+    everything = "SELECT id, event FROM events ORDER BY id"
+    right = eventually(
+        lambda: (lambda them: len(them) == 20 and them)(query(gateway, everything)), "all rows"
+    )
+    eventually(lambda: stat(gateway)["waiting"] == 0, "all confirmed")
+    query(gateway, "UPDATE events SET event = '{}'", "UPDATE member_exits SET member = 'wrong'")
+    gateway.command("journal", "replay", "--from", "1", "--sink", "exits", "--rate", "0")
+    page = (Path(__file__).parent.parent / "docs/operations.md").read_text()
+    statements = page.split("```sql")[1].split("```")[0].replace("im_", "")
+    for documented, real in (("2026-01-31T08", "2000-01-31T08"), ("2026-01-31T10", "2100-01-31T10")):
+        statements = statements.replace(documented, real)
+    eventually(lambda: "exits: 0 ready" in gateway.command("topology", "show"), "the copies were taken")
+    kept = query(gateway, everything)
+    query(gateway, *[one for one in statements.split(";") if one.strip()])
+    gone = query(gateway, "SELECT member FROM member_exits UNION SELECT id FROM events")
+    gateway.command("journal", "replay", "--sink", "exits", "--since", "1h", "--rate", "0")
+
+    assert [event for _, event in kept] == ["{}"] * 20
+    assert gone == []
+    eventually(lambda: query(gateway, everything) == right, "the right rows")
+    assert query(gateway, "SELECT count(*) FROM member_exits WHERE member = 'wrong'") == [(0,)]
+
+
+def query(gateway: Gateway, *statements: str) -> list[Any]:
+    """Return the rows of the last of *statements*; none while the sink has not made its tables."""
+    if not (gateway.folder / "var/exits.db").exists():
+        return []
+    with closing(sqlite3.connect(gateway.folder / "var/exits.db", timeout=10)) as database, database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'member_exits'").fetchall():
+            return []
+        return [database.execute(statement).fetchall() for statement in statements][-1]

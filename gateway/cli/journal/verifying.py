@@ -44,7 +44,7 @@ def verify(
         if damages:
             note(
                 "Check the disk. What is lost behind the cursor reaches no sink; docs/operations.md says what"
-                " else to do, under: a damaged journal."
+                " else to do, under: the journal is damaged."
             )
             raise typer.Exit(EXIT_FAULT)
 

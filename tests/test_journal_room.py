@@ -297,6 +297,9 @@ async def test_a_disk_that_comes_and_goes_does_not_open_the_door_at_once(
         journal.confirm(20)
         await clock.forward(journal, 4.8)
         await until(lambda: not journal.is_full)
+        await shut(journal)  # nothing waits: then it is only the disk
+        await clock.forward(journal, 4.8)
+        assert journal.is_full
 
 
 async def test_min_free_refuses_with_hysteresis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ class Room:
         self.must_refuse = not self._has_disk(full)
         if not self._was_full:
             self._full_since_s, self._full_bytes = now_s, self.held_bytes
-        is_early = now_s < self._full_since_s + HOLD_S and self.held_bytes > 0.5 * self._full_bytes
+        is_early = now_s < self._full_since_s + HOLD_S and self.held_bytes >= 0.5 * self._full_bytes
         self.is_full = self.must_refuse or (full and (is_early or self.held_bytes > 0.9 * self.max_bytes))
         if self.is_full != self._was_full:
             self._was_full = self.is_full

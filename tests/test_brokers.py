@@ -13,10 +13,13 @@ import pytest
 from gateway.broker import Broker, Consumer, Delivery, Depth
 from gateway.broker.embedded import Embedded
 from gateway.broker.rabbitmq import RabbitMQ
+from gateway.callback import Callback
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
 from gateway.event import Event
 from gateway.metrics import Metrics
+from gateway.normalise import ID_RECIPE, normalise
+from gateway.redact import Redaction
 from gateway.topology import Topology
 
 DEADLINE_S = 30
@@ -149,6 +152,23 @@ async def test_what_was_published_is_consumed(world: World) -> None:
     assert delivery.message_id == "id-7"
     assert delivery.routing_key == f"{GROUP}.14"
     assert delivery.headers["partitionkey"] == "group/@TGS#2J4SZEAEL"
+
+
+async def test_a_message_shows_nothing_of_what_was_redacted(world: World) -> None:
+    """Neither its body nor its properties and headers, whoever may read the queue."""
+    body = b'{"GroupId":"group-7","Operator_Account":"user-7","From_Account":"user-7","TopicId":"group-7@TOPIC#_1"}'
+    query = "SdkAppid=14&CallbackCommand=Group.CallbackAfterSendMsg"
+    callback = Callback("14", query, body, "", 1_700_000_000_000, True, ID_RECIPE, 10)
+    rule = Redaction.of({"accounts": "hash", "group_id": "drop"}, "a key of enough length")
+    broker = world.broker(ALL)
+    await publish(broker, normalise(callback, "j.1", rule))
+    async with broker.consumer("all", 10) as consumer:
+        [delivery] = await take(consumer, 1)
+    shown = str((delivery.message_id, delivery.routing_key, delivery.headers, delivery.body))
+
+    assert str(delivery.headers["partitionkey"]).endswith("@TOPIC#_1")
+    assert "group-7" not in shown
+    assert "user-7" not in shown
 
 
 async def test_order_over_several_sends(world: World) -> None:

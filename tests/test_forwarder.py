@@ -356,8 +356,8 @@ async def test_large_bodies_are_normalised_away_from_the_loop(start, monkeypatch
     assert threads == {False: True, True: False}
 
 
-async def test_what_an_app_redacts_leaves_the_journal_redacted(start, tmp_path):
-    """The rule of its app goes with each callback, on the malformed way too."""
+async def test_what_an_app_redacts_leaves_the_journal_redacted(start, tmp_path, caplog):
+    """The rule of its app goes with each callback, on the malformed way too; the log says nothing of it."""
     seen = []
 
     class Keeping(Scripted):
@@ -383,3 +383,4 @@ async def test_what_an_app_redacts_leaves_the_journal_redacted(start, tmp_path):
     assert len(seen) == 3
     assert not any(b"SECRET" in body or b"U0VDUkVU" in body for body in seen)
     assert b"SHOWN" in seen[2]
+    assert "SECRET" not in caplog.text

@@ -64,8 +64,12 @@ RULES = Rules(
     id_recipe=ID_RECIPE,
     id_window_s=10,
 )
-REDACTION = Redaction(
-    frozenset({"operator", "clientip"}), frozenset({"members", "from", "message.elements"}), b"k" * 16
+REDACTION = Redaction.of(
+    {
+        **dict.fromkeys(("operator", "clientip", "message.elements"), "drop"),
+        **dict.fromkeys(("accounts", "members", "from", "group_id"), "hash"),
+    },
+    "k" * 16,
 )
 
 pytestmark = pytest.mark.timeout(120 + 3 * SECONDS)

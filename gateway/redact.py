@@ -85,8 +85,8 @@ class Redaction:
     def subject(self, about: About) -> tuple[str, ...]:
         """Return the ids as ``subject`` and ``partitionkey`` may show them.
 
-        The ids of one kind are hidden in all commands as soon as a field is that any of them takes such an id
-        from: both sides of a conversation, and all commands about it, then have one key.
+        The ids of one kind are hidden in all commands as soon as one of the fields that they may come from is
+        named: so both sides of a conversation, and all commands about it, have one key.
         """
         return tuple(
             self._part(about.kind, one, places) for one, places in zip(about.ids, about.places, strict=True)

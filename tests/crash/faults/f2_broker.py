@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import time
 
 from tests.crash.fault import fault
 from tests.crash.scene import Scene
@@ -99,6 +101,65 @@ def alternate_deleted(scene: Scene) -> None:
         scene.rabbitmq.manage("DELETE", f"/api/exchanges/{scene.vhost}/im.unrouted")
         scene.rabbitmq.manage("DELETE", f"/api/queues/{scene.vhost}/im.unrouted")
         scene.until_flowing()
+
+
+LOOK_S = 1.5  # a look each second, and the time to write the line
+
+
+def delete(scene: Scene, path: str, name: str) -> None:
+    """Delete an object as an operator does; it is to be noticed and named within about a second."""
+    said = scene.log().count("Somebody deleted")
+    scene.rabbitmq.manage("DELETE", path)
+    took_s = scene.until(lambda: scene.log().count("Somebody deleted") > said, f"a line that {name} is gone")
+    scene.expect_fast(took_s < LOOK_S, f"that {name} is gone was noticed only after {took_s:.1f} s")
+    line = [one for one in scene.log().splitlines() if "Somebody deleted" in one][-1]
+    scene.expect(name in line, f"{name} is not named")
+
+
+def replays(scene: Scene) -> list[list[str]]:
+    """Return the commands that the log has to bring back what was missed, as words."""
+    found = re.findall(r"gateway (journal replay --sink \S+ --since \S+ --until [^\s\"]+)", scene.log())
+    return [words.split() for words in dict.fromkeys(found)]
+
+
+def replay_as_said(scene: Scene) -> None:
+    scene.until(lambda: len(replays(scene)) >= scene.rounds, "a command for each replay in the log")
+    for words in replays(scene):
+        scene.gateway.command(*words, "--rate", "0")
+
+
+@fault("rabbitmq: a sink's queue deleted with events in it, then replayed", rounds=3, short=1, round_s=60)
+def queue_deleted(scene: Scene) -> None:
+    """What stood in it is the operator's deletion; the journal has it all the same."""
+    for _ in range(scene.rounds):
+        since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() - 2))
+        scene.kill(scene.worker)
+        scene.run_for(1.0)
+        delete(scene, f"/api/queues/{scene.vhost}/im.sink.crm", "queue im.sink.crm")
+        scene.run_for(0.5)
+        scene.work()
+        scene.until_flowing()
+        words = ("journal", "replay", "--sink", "crm", "--since", since, "--rate", "0")
+        scene.notes.append(scene.gateway.command(*words).strip().splitlines()[-1])
+
+
+@fault("rabbitmq: a sink's exchange deleted, then what the log says", rounds=3, short=1, keeps_order=False)
+def sink_exchange_deleted(scene: Scene) -> None:
+    """Another sink takes the events, so AMQP tells nobody; the log's own command brings them back."""
+    for _ in range(scene.rounds):
+        scene.run_for(0.5)
+        delete(scene, f"/api/exchanges/{scene.vhost}/im.sink.crm", "exchange im.sink.crm")
+        scene.until_flowing()
+    replay_as_said(scene)
+
+
+@fault("rabbitmq: a sink's binding deleted, then what the log says", rounds=3, short=1, keeps_order=False)
+def binding_deleted(scene: Scene) -> None:
+    for _ in range(scene.rounds):
+        scene.run_for(0.5)
+        delete(scene, f"/api/bindings/{scene.vhost}/e/im.events/e/im.sink.crm/%23", "binding")
+        scene.until_flowing()
+    replay_as_said(scene)
 
 
 @fault("rabbitmq: events that no queue takes", rounds=1, short=1, starts=False, sinks={

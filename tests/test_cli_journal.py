@@ -82,6 +82,9 @@ def test_stat_counts_holes_and_what_was_set_aside(
     text = folder.run("stat").stdout
     monkeypatch.setattr(looking, "_READ_MAX_BYTES", 0)
     [unread] = folder.lines("stat")
+    for path in folder.segments()[1:]:
+        path.write_bytes(bytes(path.stat().st_size))
+    assert "3 callbacks for the broker's confirm" in folder.run("stat").stdout
 
     assert (found["waiting"], found["holes"], found["set_aside_pieces"], found["set_aside_bytes"]) == (
         2,
@@ -290,7 +293,7 @@ def test_show_takes_the_position_of_an_event(folder: JournalFolder) -> None:
 
     assert "u2" in folder.run("show", f"{journal_id}.2.0", "--body").stdout
     assert "u1" in folder.run("show", f"{journal_id}.1", "--body").stdout
-    for place in ("0123456789abcdef.1.0", "x", "1.2.3.4", "-1", "²"):
+    for place in ("0123456789abcdef.1.0", "x", "1.2.3.4", "-1", "²", "9" * 5000):
         assert "POSITION" in folder.run("show", place, expect=2).stderr
 
 
@@ -305,6 +308,9 @@ def test_show_of_what_is_not_there(folder: JournalFolder) -> None:
     assert "last position in use is 5" in folder.run("show", "6", expect=1).stderr
     assert "damaged" in folder.run("show", "3", expect=1).stderr
     assert "last position" not in folder.run("show", "0", expect=1).stderr
+    for path in folder.segments():
+        path.unlink()
+    assert "The journal keeps nothing at present" in folder.run("show", "1", expect=1).stderr
 
 
 def test_verify_of_a_sound_journal(folder: JournalFolder) -> None:

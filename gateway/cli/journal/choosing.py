@@ -98,13 +98,13 @@ class Choice:
         if self.since_ms is not None and oldest and oldest.callback.received_ms <= self.since_ms:
             return ""
         asked = iso_time(self.since_ms) if self.since_ms is not None else f"position {self.first or 1}"
-        begins = (
-            f"to {iso_time(oldest.callback.received_ms)} (position {oldest.position})"
+        keeps = (
+            f"reaches back to {iso_time(oldest.callback.received_ms)} (position {oldest.position})"
             if oldest
-            else "nowhere"
+            else "keeps nothing at present"
         )
         return (
-            f"The journal reaches back {begins}; asked from {asked}. What came before is no longer kept"
+            f"The journal {keeps}; asked from {asked}. What came before is no longer kept"
             " (journal.retain_mb, journal.retain_h)."
         )
 

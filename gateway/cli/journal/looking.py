@@ -134,7 +134,7 @@ def _find(reader: JournalReader, place: str) -> Stored:
     if len(parts) > 1 and parts[0] != reader.id:
         raise ConfigError(f"POSITION: {place!r} is of another journal; this one is {reader.id}")
     text = parts[1] if len(parts) > 1 else place
-    if not (text.isascii() and text.isdigit()) or len(parts) > 3:
+    if not (text.isascii() and text.isdigit() and len(text) < 20) or len(parts) > 3:
         raise ConfigError(f"POSITION: {place!r} is neither a number nor an event's position")
     position = int(text)
     stored = next(reader.records(position - 1, position), None) if 0 < position <= reader.head else None
@@ -195,7 +195,8 @@ def _render(found: dict[str, Any]) -> str:
         damage = "what waits is too much to be looked through here (gateway journal verify does it)"
     else:
         damage = f"{holes:,} positions of what waits are damaged or missing"
-    waits = f", the oldest for {found['oldest_waiting_s']:,.0f} s" if found["waiting"] else ""
+    age_s = found["oldest_waiting_s"]
+    waits = "" if age_s is None else f", the oldest for {age_s:,.0f} s"
     return "\n".join(
         (
             f"journal       {found['id']} in {found['dir']}",

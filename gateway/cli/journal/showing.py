@@ -48,7 +48,8 @@ def write(data: bytes, *, is_json: bool = True) -> None:
         typer.echo(data, nl=False)
         return
     text = data.decode("utf-8", "backslashreplace")
-    typer.echo(visible_json(text) if is_json else "\n".join(map(visible, text.split("\n"))))
+    shown = visible_json(text) if is_json else "\n".join(map(visible, text.split("\n")))
+    typer.echo(shown, nl=not shown.endswith("\n"))
 
 
 def shortened(text: str) -> str:

@@ -145,6 +145,7 @@ class Broker(Section):
     publish_batch_events: Positive = 100
     max_unconfirmed: Positive = 2048
     max_unconfirmed_mb: Positive = 32
+    max_prefetch_mb: Positive = 64
 
     @field_validator("url")
     @classmethod

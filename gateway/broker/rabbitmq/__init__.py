@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import aiormq
 from aiormq.abc import DeliveredMessage
@@ -40,6 +41,8 @@ class RabbitMQ:
         self._consume_link = Link(config, "consume", metrics)
         self._keeper = Keeper(config, topology, metrics)
         self._refusals = Refusals(topology, self._publish_alone, metrics)
+        self._fits: dict[str, int] = {}
+        """Sink → how many events its next consumer may ask for, where they were too large before."""
         self._copies: Publisher | None = None
         self._copies_lock = asyncio.Lock()
 
@@ -64,11 +67,15 @@ class RabbitMQ:
         if self._config.declare == "apply":
             await self._keeper.declare(self._consume_link)
         channel = await self._consume_link.channel(aiormq.Channel, confirms=False)
-        consumer = Consumer(channel, names, self._publish_copy)
+        most_bytes = self._config.max_prefetch_mb * 1_048_576
+        ready = partial(self._ready, names.queue)
+        consumer = Consumer(channel, names, self._publish_copy, ready, most_bytes)
         try:
-            await self._consume_link.guard(consumer.start(prefetch))
+            await self._consume_link.guard(consumer.start(self._fits.pop(sink, 0) or prefetch))
             yield consumer
         finally:
+            if consumer.fits:
+                self._fits[sink] = consumer.fits
             await consumer.close()
 
     async def depth(self, sink: str) -> Depth:
@@ -96,11 +103,7 @@ class RabbitMQ:
             await close_channel(channel)  # Why: closing puts everything back in order; a nack may not
 
     async def unrouted(self) -> int:
-        channel = await self._asking_channel()
-        try:
-            return await self._count(channel, self._topology.unrouted)
-        finally:
-            await close_channel(channel)
+        return await self._ready(self._topology.unrouted)
 
     async def rescue(self) -> int:
         left = await self.unrouted()
@@ -145,6 +148,13 @@ class RabbitMQ:
             await self._copies.close()
         await self._consume_link.close()
         await self._publish_link.close()
+
+    async def _ready(self, queue: str) -> int:
+        channel = await self._asking_channel()
+        try:
+            return await self._count(channel, queue)
+        finally:
+            await close_channel(channel)
 
     async def _asking_channel(self) -> aiormq.Channel:
         # Why not the publishing link: RabbitMQ does not answer on it while an alarm lasts.

@@ -24,19 +24,40 @@ from gateway.topology import SinkTopology, retry_delay_s
 
 ATTEMPT = "attempt"
 ROUTING_KEY = "routing-key"
+IDLE_S = 30.0
+"""After so long without a delivery the consumer is doubted, where its queue has events."""
+SURE_S = 5.0
+"""And given up, when after so long still none has come."""
 PublishCopy = Callable[[Message], Awaitable[None]]
 
 
 class Consumer:
-    """See the protocol. Bound: at most *prefetch* deliveries in memory."""
+    """See the protocol. Bound: *prefetch* deliveries, *most_bytes* of bodies, or one delivery."""
 
-    def __init__(self, channel: aiormq.Channel, sink: SinkTopology, publish_copy: PublishCopy) -> None:
-        """Take *publish_copy*, which returns once a copy is confirmed."""
+    def __init__(
+        self,
+        channel: aiormq.Channel,
+        sink: SinkTopology,
+        publish_copy: PublishCopy,
+        count_ready: Callable[[], Awaitable[int]],
+        most_bytes: int,
+    ) -> None:
+        """Take *publish_copy*, which returns once a copy is confirmed.
+
+        *count_ready* says how many events stand ready in the sink's queue.
+        """
         self._channel = channel
         self._sink = sink
         self._publish_copy = publish_copy
+        self._count_ready = count_ready
+        self._most_bytes = most_bytes
+        self._prefetch = 0
         self._buffer: deque[Delivery] = deque()
-        self._unsettled: OrderedDict[int, None] = OrderedDict()
+        self._unsettled: OrderedDict[int, int] = OrderedDict()
+        """Tag → bytes of the body, oldest first; what is in the buffer too."""
+        self._bytes = 0
+        self.fits = 0
+        """How many events to ask for next time; 0: as many as this time, they were not too large."""
         self._arrived = asyncio.Event()
         self._lost: Unavailable | None = None
         channel.on_consumer_cancel_callbacks.add(self._on_cancel)
@@ -45,11 +66,12 @@ class Consumer:
 
     async def start(self, prefetch: int) -> None:
         """Ask the broker for deliveries."""
+        self._prefetch = prefetch
         await self._channel.basic_qos(prefetch_count=prefetch)
         await self._channel.basic_consume(self._sink.queue, self._on_message)
 
     async def take(self, max_events: int, max_wait_s: float) -> list[Delivery]:
-        await self._wait_for(1)
+        await self._wait_for_one()
         if len(self._buffer) < max_events and max_wait_s > 0:
             try:
                 async with asyncio.timeout(max_wait_s):
@@ -72,7 +94,7 @@ class Consumer:
         )
         payload = b"".join(pamqp.frame.marshal(frame, self._channel.number) for frame in frames)
         for tag in tags:
-            self._unsettled.pop(tag, None)
+            self._bytes -= self._unsettled.pop(tag, 0)
         frame = ChannelFrame(payload=payload, should_close=False)
         await or_closed(self._channel.write_queue.put(frame), self._closing)
 
@@ -109,8 +131,27 @@ class Consumer:
         await self._publish_copy(copy)
         await self.ack([delivery])
 
+    async def _wait_for_one(self) -> None:
+        """Wait for a delivery, and doubt the consumer while its queue has events and none comes."""
+        is_doubted = False
+        while True:
+            try:
+                async with asyncio.timeout(SURE_S if is_doubted else IDLE_S):
+                    return await self._wait_for(1)
+            except TimeoutError:
+                pass
+            ready = 0 if self._unsettled else await self._count_ready()
+            # Why twice: what was counted may be on its way. Our queues serve all their consumers, so one that
+            # could take an event and gets none while some stand ready is forgotten by the broker.
+            if ready and is_doubted:
+                raise Unavailable(
+                    "forgotten", f"none comes, though {ready} stand ready in {self._sink.queue}"
+                )
+            is_doubted = ready > 0
+
     async def _wait_for(self, count: int) -> None:
-        while len(self._buffer) < count:
+        """Wait until *count* events are here, or as many as the broker will send before some are settled."""
+        while len(self._buffer) < count and not (self._buffer and len(self._unsettled) >= self._prefetch):
             self._raise_if_lost()
             self._arrived.clear()
             await self._arrived.wait()
@@ -121,8 +162,17 @@ class Consumer:
             raise Unavailable(self._lost.reason, self._lost.detail)
 
     async def _on_message(self, message: DeliveredMessage) -> None:
+        if self._lost is not None:
+            return  # it goes back with the channel
         delivery = delivery_of(message)
-        self._unsettled[delivery.tag] = None
+        self._unsettled[delivery.tag] = len(delivery.body)
+        self._bytes += len(delivery.body)
+        if self._bytes > self._most_bytes and len(self._unsettled) > 1:
+            self.fits = len(self._unsettled) // 2
+            size_mb = self._bytes / 1_048_576
+            detail = f"{len(self._unsettled)} events have {size_mb:.0f} MB, more than broker.max_prefetch_mb"
+            self._lose(Unavailable("too_large", f"{detail}; they go back, and come {self.fits} at a time"))
+            return
         self._buffer.append(delivery)
         self._arrived.set()
 
@@ -136,6 +186,7 @@ class Consumer:
         self._lost = self._lost or why
         self._buffer.clear()
         self._unsettled.clear()
+        self._bytes = 0
         self._arrived.set()
 
 

@@ -35,6 +35,8 @@ def explain(error: BaseException) -> Unavailable:
     if isinstance(error, amqp.InvalidFrameError) and "Connection.Close" in str(error):
         # Why by its text: aiormq does not pass on what the server says when it refuses the virtual host.
         return Unavailable("no_vhost", _NO_VHOST)
+    if isinstance(error, amqp.ChannelPreconditionFailed) and "delivery acknowledgement" in str(error):
+        return Unavailable("held_too_long", _HELD_TOO_LONG)
     # Why the causes too: aiormq wraps what the system said into a connection error of its own.
     causes = [one for one in (error, error.__cause__, error.__context__) if one is not None]
     for kinds, reason, sentence in _MEANINGS:
@@ -44,6 +46,10 @@ def explain(error: BaseException) -> Unavailable:
 
 
 _NO_VHOST = "RabbitMQ refuses the virtual host of broker.url: it does not exist, or the user may not enter it"
+_HELD_TOO_LONG = (
+    "events were held longer than RabbitMQ's consumer_timeout allows, so they come again: raise that, or"
+    " lower the sink's write_timeout_s, hold_max_s or batch_max_events"
+)
 _MEANINGS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     (
         (amqp.AuthenticationError, amqp.ProbableAuthenticationError),

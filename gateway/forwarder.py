@@ -20,7 +20,8 @@ from gateway.broker import Broker, Publisher, Unconfirmed
 from gateway.caution import Caution
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import FatalError, Unavailable
-from gateway.event import HEAVY_BYTES, Event
+from gateway.event import Event
+from gateway.heavy import Heavy
 from gateway.journal import Journal, Stored
 from gateway.logs import where
 from gateway.metrics import Metrics
@@ -71,6 +72,7 @@ class Forwarder:
         self._waited = 0
         self._fault_since_s = 0.0
         self._caution = Caution()
+        self._heavy = Heavy("forwarder")
         metrics.publish_unconfirmed.set_function(lambda: self._unconfirmed)
 
     async def run(self) -> None:
@@ -153,11 +155,9 @@ class Forwarder:
             raise
 
     async def _send(self, publisher: Publisher, stored: Sequence[Stored]) -> None:
-        # Why a thread: a few large bodies would hold up every answer for longer than the sender waits.
-        if sum(len(record.callback.body) for record in stored) > HEAVY_BYTES:
-            events = await asyncio.to_thread(self._all_events, stored)
-        else:
-            events = self._all_events(stored)
+        # Why away from the loop: a few large bodies would hold up every answer longer than the sender waits.
+        read_bytes = sum(len(record.callback.body) for record in stored)
+        events = await self._heavy.run(read_bytes, self._all_events, stored)
         size = sum(len(event.body) for event in events)
         self._sending_since_s = time.monotonic()
         try:
@@ -169,7 +169,7 @@ class Forwarder:
         self._unconfirmed_bytes += size
 
     def _all_events(self, stored: Sequence[Stored]) -> list[Event]:
-        return [event for record in stored for event in self._events(record)]
+        return [event.without_data() for record in stored for event in self._events(record)]
 
     def _events(self, stored: Stored) -> list[Event]:
         callback, position = stored.callback, f"{self._journal.id}.{stored.position}"

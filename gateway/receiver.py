@@ -19,7 +19,7 @@ from gateway.catalogue import COMMANDS
 from gateway.clock import ClockWatch, is_stale
 from gateway.config import Config
 from gateway.errors import JournalFull, Refused, Unavailable
-from gateway.event import HEAVY_BYTES
+from gateway.heavy import Heavy
 from gateway.journal import Journal
 from gateway.limits import AppLimits
 from gateway.metrics import Metrics
@@ -47,6 +47,7 @@ class Receiver(Reports):
             for app_id, app in config.apps.items()
             if app.max_per_s or app.max_backlog_mb
         }
+        self._heavy = Heavy("receiver")
         self._inflight = 0
         self._inflight_bytes = 0
         self._notes = Notes()
@@ -87,9 +88,8 @@ class Receiver(Reports):
             self._limits[head.app.app_id].check(time.monotonic(), self._journal.cursor)
         body = await self._read(request)
         try:
-            judged = (rules, head, body, peer, self._now_ms())
-            is_heavy = len(body) > HEAVY_BYTES
-            decision = await asyncio.to_thread(decide_body, *judged) if is_heavy else decide_body(*judged)
+            now_ms = self._now_ms()
+            decision = await self._heavy.run(len(body), decide_body, rules, head, body, peer, now_ms)
             if isinstance(decision, Probe):
                 return _ok(decision.answer, Outcome("probe"))
             if self._inflight >= self._listen.max_inflight:

@@ -10,13 +10,14 @@ import logging
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gateway.backoff import Backoff
 from gateway.broker import Broker, Consumer, Delivery
 from gateway.config import SinkBase
 from gateway.errors import Poison, Unavailable
-from gateway.event import HEAVY_BYTES, Event
+from gateway.event import Event
+from gateway.heavy import Heavy
 from gateway.logs import where
 from gateway.metrics import Metrics
 from gateway.sinks import Failures, Sink
@@ -25,10 +26,11 @@ _log = logging.getLogger(__name__)
 _OUR_ID = re.compile(r"[0-9a-f]{32}")
 _RETRY_MIN_S = 0.2
 _RETRY_MAX_S = 15.0
+_PART_BYTES = 1_048_576
 
 
 class Worker:
-    """Feeds one sink. Bound: two batches of events in memory."""
+    """Feeds one sink. Bound: two batches of events in memory, of which 1 MiB, or one event, parsed."""
 
     def __init__(self, name: str, config: SinkBase, sink: Sink, broker: Broker, metrics: Metrics) -> None:
         self._name = name
@@ -36,6 +38,7 @@ class Worker:
         self._sink = sink
         self._broker = broker
         self._metrics = metrics
+        self._heavy = Heavy(name)
         self._sink_backoff = Backoff(_RETRY_MIN_S, _RETRY_MAX_S, random.random)
         self._broker_backoff = Backoff(_RETRY_MIN_S, _RETRY_MAX_S, random.random)
         self._away_since_s: float | None = None
@@ -83,26 +86,30 @@ class Worker:
     async def _consume(self, consumer: Consumer) -> None:
         """Take and write batches until the sink stays away too long; Unavailable when the broker is gone."""
         self.is_consuming = True
-        wait_s = self._config.batch_max_wait_ms / 1000
-        while True:
-            deliveries = await consumer.take(self._config.batch_max_events, wait_s)
-            self._taken_s, self._held = time.monotonic(), len(deliveries)
-            if self._broker_fault:
-                _log.info("Sink %s: events come again", self._name)
-                self._broker_fault = ""
-            if not await self._work_off(consumer, deliveries):
-                return
+        # Why a call a batch: a variable here would hold the last one in memory while nothing comes.
+        while await self._take_and_write(consumer):
             self._settled()
             self._broker_backoff.reset()
+
+    async def _take_and_write(self, consumer: Consumer) -> bool:
+        """Bring one batch to the sink; False when the sink stayed away and its events have to go back."""
+        wait_s = self._config.batch_max_wait_ms / 1000
+        deliveries = await consumer.take(self._config.batch_max_events, wait_s)
+        self._taken_s, self._held = time.monotonic(), len(deliveries)
+        if self._broker_fault:
+            _log.info("Sink %s: events come again", self._name)
+            self._broker_fault = ""
+        for part in _parts(deliveries):
+            if not await self._work_off(consumer, part):
+                return False
+        return True
 
     async def _work_off(self, consumer: Consumer, deliveries: Sequence[Delivery]) -> bool:
         """Write, acknowledge, park; False when the sink stayed away and the events have to go back."""
         good: list[tuple[Delivery, Event]] = []
-        # Why a thread: in one process with a receiver, large events would hold up its answers.
-        if sum(len(delivery.body) for delivery in deliveries) > HEAVY_BYTES:
-            parsed = await asyncio.to_thread(_parse, deliveries)
-        else:
-            parsed = _parse(deliveries)
+        # Why away from the loop: in one process with a receiver, large events would hold up its answers.
+        read_bytes = sum(len(delivery.body) for delivery in deliveries)
+        parsed = await self._heavy.run(read_bytes, _parse, deliveries)
         for delivery, event in zip(deliveries, parsed, strict=True):
             if isinstance(event, ValueError):
                 await self._park(consumer, delivery, Poison("not_an_event", str(event)))
@@ -218,6 +225,17 @@ class Worker:
 
     def _held_s(self) -> float:
         return time.monotonic() - self._taken_s if self._taken_s is not None else 0.0
+
+
+def _parts(deliveries: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
+    """Yield *deliveries* in order, so many at a time as may be parsed at once, or one."""
+    begin = size = 0
+    for at, delivery in enumerate(deliveries):
+        if size and size + len(delivery.body) > _PART_BYTES:
+            yield deliveries[begin:at]
+            begin, size = at, 0
+        size += len(delivery.body)
+    yield deliveries[begin:]
 
 
 def _parse(deliveries: Sequence[Delivery]) -> list[Event | ValueError]:

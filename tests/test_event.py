@@ -274,6 +274,16 @@ def test_what_is_no_event_is_a_value_error(body: bytes) -> None:
         Event.parse(body)
 
 
+def test_brokers_get_the_body_and_what_it_says_of_itself() -> None:
+    """The parsed data would wait with it in memory; the body has it too."""
+    event = Event.parse(exit_event("1").body)
+    light = event.without_data()
+
+    assert light.body is event.body
+    assert light.data == {}
+    assert {**light.attributes, "data": event.data} == event.attributes
+
+
 def test_an_event_without_data_has_none() -> None:
     """Another publisher may leave it out, or send something that is no object."""
     event = Event(b"", {"id": "1", "source": "s", "type": "t", "appid": "a", "data": "text"})

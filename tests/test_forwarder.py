@@ -45,6 +45,7 @@ class Scripted:
             step = step(events)
         if isinstance(step, Unavailable) and not isinstance(step, Unconfirmed):
             raise step
+        assert not any(event.data for event in events), "parsed data would wait here with each batch"
         batch = numbers([json.loads(event.body) for event in events])
         self.batches.append(batch)
         future = asyncio.get_running_loop().create_future()

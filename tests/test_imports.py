@@ -14,7 +14,7 @@ TIERS = {
         "backoff", "caution", "exits", "replies", "limits", "networks", "rules",
         "waiting", "about", "content", "fields", "ids", "messages", "paths", "places", "redact", "samples", "schema",
     },
-    "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled"},
+    "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "ports", "tls", "tokens"},
     "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay"},
     "wiring": {"build", "banner", "portfiles", "run", "cli", "__main__"},

@@ -5,10 +5,12 @@ import contextlib
 import json
 import logging
 import threading
+import weakref
 
 import pytest
 
 from gateway import worker as stage
+from gateway.broker import Delivery
 from gateway.broker.embedded import Embedded
 from gateway.config import JsonlSink
 from gateway.errors import Poison, Unavailable
@@ -27,6 +29,7 @@ class Scripted:
     def __init__(self, *script):
         self.script = list(script)
         self.written = []
+        self.sizes = []
         self.opened = 0
         self.closed = 0
         self.wrote = asyncio.Event()
@@ -40,6 +43,7 @@ class Scripted:
             step = await step()
         if isinstance(step, BaseException):
             raise step
+        self.sizes.append(len(events))
         failures = {at: why for at, why in step.items() if at < len(events)}
         self.written += [event.data["n"] for at, event in enumerate(events) if at not in failures]
         self.wrote.set()
@@ -70,6 +74,12 @@ async def world(tmp_path):
             return worker, metrics, stop
 
         yield broker, start
+
+
+def sized(number, size_bytes):
+    """Return an event of about *size_bytes*."""
+    small = event(number)
+    return Event(json.dumps({**json.loads(small.body), "extra": "x" * size_bytes}).encode(), small.attributes)
 
 
 async def publish(broker, *events):
@@ -303,11 +313,71 @@ async def test_large_events_are_read_away_from_the_loop(world, monkeypatch):
 
     parse = stage._parse
     monkeypatch.setattr(stage, "_parse", note)
-    small = event(0)
-    large = Event(json.dumps({**json.loads(small.body), "extra": "x" * 70_000}).encode(), small.attributes)
-    await publish(broker, small, large)
+    await publish(broker, event(0), sized(1, 70_000))
     sink = Scripted()
     start(sink, batch_max_events=1)
 
     await until(lambda: len(sink.written) == 2)
     assert threads == [True, False]
+
+
+async def test_large_events_are_written_a_few_at_a_time(world):
+    """Parsed they may take fifty times the room: not all of a batch stand in memory at once; small ones may."""
+    broker, start = world
+    sizes = [300_000, 300_000, 600_000, 2_000_000, 100, 100, 100]
+    await publish(broker, *(sized(n, size) for n, size in enumerate(sizes)))
+    sink = Scripted()
+    _, metrics, _ = start(sink)
+    await settled(broker)
+
+    assert sink.written == list(range(7))
+    assert sink.sizes == [2, 1, 1, 3]
+    assert value(metrics.sink_written, sink="one") == 7
+
+
+async def test_what_is_behind_a_write_that_fails_comes_again_in_order(world):
+    """Also within one batch that is written in parts."""
+    broker, start = world
+    await publish(broker, *(sized(n, 600_000) for n in range(4)))
+    sink = Scripted({}, *[Unavailable("away")] * 4)
+    start(sink, hold_max_s=0.3)
+
+    await until(lambda: sink.written == [0, 1, 2, 3], 30)
+    await settled(broker)
+
+
+class Watched(Delivery):
+    """One that tells when it is gone: a class with slots can't be referred to weakly."""
+
+
+async def test_nothing_of_a_batch_is_kept_while_the_next_is_awaited(tmp_path):
+    """A batch may be tens of megabytes, and the next one may come tomorrow."""
+    waits, taken = asyncio.Event(), []
+
+    class Once:
+        """A broker with one delivery."""
+
+        @contextlib.asynccontextmanager
+        async def consumer(self, sink, prefetch):
+            yield self
+
+        async def take(self, max_events, max_wait_s):
+            if taken:
+                waits.set()
+                await asyncio.Event().wait()
+            one = Watched(event(1).body, 1, 1, event(1).id, event(1).type, "k", {})
+            taken.append(weakref.ref(one))
+            return [one]
+
+        async def ack(self, deliveries):
+            pass
+
+    sink = Scripted()
+    worker = Worker("one", JsonlSink(kind="jsonl", path=tmp_path / "x"), sink, Once(), Metrics())
+    task = asyncio.create_task(worker.run())
+    await asyncio.wait_for(waits.wait(), 10)
+
+    assert sink.written == [1]
+    assert taken[0]() is None
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from gateway import build
+from gateway import allocator, build
 from gateway.admin import Admin, Health
 from gateway.banner import banner
 from gateway.broker import Broker
@@ -43,6 +43,7 @@ def run(config: Config, *, serves: bool, works: bool, only_sink: str | None = No
 
     Raises ConfigError for what only shows when parts start: a port in use, a journal in use.
     """
+    allocator.give_back_what_is_freed()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Gateway(config, serves=serves, works=works, only_sink=only_sink).main())
 

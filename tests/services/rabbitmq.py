@@ -165,6 +165,11 @@ class RabbitMQ:
         """
         self._retired[url] = time.monotonic()
 
+    @property
+    def settles_in_s(self) -> float:
+        """How long to wait before a virtual host may be deleted; see ``retire_vhost``."""
+        return max(0.0, self._started_at + SETTLED_S - time.monotonic())
+
     def _delete_retired(self) -> None:
         for url, since in list(self._retired.items()):
             if time.monotonic() > max(since, self._started_at) + SETTLED_S:

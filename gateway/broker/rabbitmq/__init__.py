@@ -41,6 +41,7 @@ class RabbitMQ:
         self._consume_link = Link(config, "consume", metrics)
         self._keeper = Keeper(config, topology, metrics)
         self._refusals = Refusals(topology, self._publish_alone, metrics)
+        self._keeping: asyncio.Task[None] | None = None
         self._fits: dict[str, int] = {}
         """Sink → how many events its next consumer may ask for, where they were too large before."""
         self._copies: Publisher | None = None
@@ -51,13 +52,12 @@ class RabbitMQ:
         """Open a publishing channel, after the topology was declared or checked."""
         exchange = self._topology.sink(sink).exchange if sink else self._topology.events
         refusals = None if sink else self._refusals
-        await self._keeper.declare(self._publish_link)
+        await self._declare(self._publish_link)
         publisher = await self._open_publisher(self._keeper.note_sent, refusals)
-        keeping = asyncio.ensure_future(self._keeper.keep(self._consume_link, publisher))
         try:
-            yield EventPublisher(publisher, exchange, refusals)
+            with self._keeper.knowing(publisher):
+                yield EventPublisher(publisher, exchange, refusals)
         finally:
-            keeping.cancel()
             await publisher.close()
 
     @asynccontextmanager
@@ -65,7 +65,7 @@ class RabbitMQ:
         """Open a consuming channel of *sink*, after the topology was declared."""
         names = self._topology.sink(sink)
         if self._config.declare == "apply":
-            await self._keeper.declare(self._consume_link)
+            await self._declare(self._consume_link)
         channel = await self._consume_link.channel(aiormq.Channel, confirms=False)
         most_bytes = self._config.max_prefetch_mb * 1_048_576
         ready = partial(self._ready, names.queue)
@@ -144,10 +144,19 @@ class RabbitMQ:
         return f"RabbitMQ {version} takes the connection, {objects}"
 
     async def close(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
         if self._copies is not None:
             await self._copies.close()
         await self._consume_link.close()
         await self._publish_link.close()
+
+    async def _declare(self, link: Link) -> None:
+        """Declare or check everything, and look after it from then on."""
+        await self._keeper.declare(link)
+        if self._keeping is None and self._config.declare != "off":
+            self._keeping = asyncio.ensure_future(self._keeper.keep(self._consume_link))
 
     async def _ready(self, queue: str) -> int:
         channel = await self._asking_channel()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
+from gateway.backoff import Backoff
 from gateway.broker.rabbitmq import declare, management
 from gateway.broker.rabbitmq.deleted import Seen, Span, say_back, say_gone
 from gateway.broker.rabbitmq.link import Link
@@ -44,7 +46,7 @@ class Keeper:
         self._publishes = False
         self._span = Span()
         self._ask_again_s = 0.0
-        self._fault = ""
+        self._fault = self._bug = ""
         self._sinks = {sink.exchange: sink for sink in topology.sinks}
 
     def note_sent(self, received: str) -> None:
@@ -66,25 +68,33 @@ class Keeper:
         else:
             await self._apply(link)
 
-    async def keep(self, link: Link, publisher: Publisher) -> None:
-        """Look every second until cancelled, while *publisher* is at work."""
+    @contextmanager
+    def knowing(self, publisher: Publisher) -> Iterator[None]:
+        """Take into account what *publisher*, which declared everything first, has under way."""
         self._publisher, self._publishes = publisher, True
         try:
-            while self._config.declare != "off":
-                await asyncio.sleep(LOOK_S)
-                if not self._gone:
-                    self._span.turn(publisher.oldest)
-                try:
-                    await self._look(link)
-                    if self._gone and self._config.declare == "apply":
-                        await self._apply(link)
-                except Unavailable as fault:
-                    self._note_fault(fault)
-                except Exception as fault:  # noqa: BLE001 - a bug in here must not end the watch; it is logged
-                    _log.error("Looking after exchanges and queues failed (%s)", where(fault))
-                    await asyncio.sleep(_ASK_AGAIN_S)
+            yield
         finally:
             self._publisher = None
+
+    async def keep(self, link: Link) -> None:
+        """Look every second until cancelled; less often while nobody answers."""
+        backoff = Backoff(LOOK_S, max(LOOK_S, self._config.reconnect_max_s), random.random)
+        wait_s = LOOK_S
+        while True:
+            await asyncio.sleep(wait_s)
+            if not self._gone:
+                self._span.turn("" if self._publisher is None else self._publisher.oldest)
+            try:
+                await self._look(link)
+                if self._gone and self._config.declare == "apply":
+                    await self._apply(link)
+            except Unavailable as fault:
+                self._note_fault(fault)
+                wait_s = backoff.next_s()
+            else:
+                backoff.reset()
+                wait_s = LOOK_S
 
     async def _apply(self, link: Link) -> None:
         began_ms = _now_ms()
@@ -99,6 +109,16 @@ class Keeper:
 
     async def _look(self, link: Link) -> None:
         """See what stands, and report what does not any more, and what does again. Raises Unavailable."""
+        try:
+            await self._see(link)
+        except Unavailable:
+            raise
+        except Exception as fault:  # noqa: BLE001 - a bug in here must not hold up publishing; it is logged
+            if self._bug != where(fault):
+                self._bug = where(fault)
+                _log.error("Looking after exchanges and queues failed (%s)", self._bug)
+
+    async def _see(self, link: Link) -> None:
         began_ms = _now_ms()
         exchanges = await declare.standing(link, self._topology.exchanges())
         queues = await declare.standing(link, self._queues())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -14,14 +16,15 @@ from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
 from gateway.topology import Topology
 
+_SOON_S = 2.0
+"""Who reconnects waits for it."""
 _HINT = "name the management API with broker.management_url, and enable the plug-in rabbitmq_management"
 
 
 async def bindings_from(config: BrokerConfig, amqp_url: URL, exchange: str) -> set[tuple[str, str]]:
     """Return (destination, routing key) of each binding of *exchange*. Raises Unavailable("management")."""
-    found = await _get(
-        config, amqp_url, f"exchanges/{_vhost(amqp_url)}/{quote(exchange, safe='')}/bindings/source"
-    )
+    path = f"exchanges/{_vhost(amqp_url)}/{quote(exchange, safe='')}/bindings/source"
+    found = await _get(config, amqp_url, path, _SOON_S)
     return {(str(one["destination"]), str(one["routing_key"])) for one in found}
 
 
@@ -31,7 +34,7 @@ async def foreign_queues(config: BrokerConfig, topology: Topology) -> list[str]:
     These are queues bound to our exchanges, and those behind exchanges bound to the events exchange.
     """
     amqp_url = URL(config.urls[0])
-    bindings = await _get(config, amqp_url, f"bindings/{_vhost(amqp_url)}")
+    bindings = await _get(config, amqp_url, f"bindings/{_vhost(amqp_url)}", config.connect_timeout_s * 2)
     ours = {queue.name for queue in topology.queues()} | set(config.ignore)
     exchanges = {exchange.name for exchange in topology.exchanges()}
     exchanges |= {
@@ -51,16 +54,15 @@ async def foreign_queues(config: BrokerConfig, topology: Topology) -> list[str]:
     )
 
 
-async def _get(config: BrokerConfig, amqp_url: URL, path: str) -> list[Mapping[str, Any]]:
+async def _get(config: BrokerConfig, amqp_url: URL, path: str, timeout_s: float) -> list[Mapping[str, Any]]:
     base = URL(config.management_url) if config.management_url else _default(amqp_url)
     user = base.user or amqp_url.user or "guest"
     password = base.password or amqp_url.password or "guest"
     url = base.with_user(None).with_path(f"/api/{path}", encoded=True)
     headers = {"Authorization": aiohttp.encode_basic_auth(user, password)}
-    timeout = aiohttp.ClientTimeout(total=config.connect_timeout_s * 2)
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
-        # Why the same file as for AMQP: one node has one certificate, most often.
-        context = ssl.create_default_context(cafile=config.tls_ca) if base.scheme == "https" else True
+        context = _context(config.tls_ca) if base.scheme == "https" else True
         async with (
             aiohttp.ClientSession(headers=headers, timeout=timeout) as session,
             session.get(url, ssl=context) as response,
@@ -69,12 +71,20 @@ async def _get(config: BrokerConfig, amqp_url: URL, path: str) -> list[Mapping[s
                 raise Unavailable("missing", f"{base.host}:{base.port} knows no {path}")
             if response.status != 200:
                 raise Unavailable("management", f"{base.host}:{base.port} answers {response.status}; {_HINT}")
-            found: list[Mapping[str, Any]] = await response.json()
+            found = await response.json()
+            if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+                raise Unavailable("management", f"{base.host}:{base.port} answers something else; {_HINT}")
             return found
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise Unavailable(
             "management", f"{base.host}:{base.port} can't be asked ({type(error).__name__}); {_HINT}"
         ) from error
+
+
+@lru_cache(maxsize=1)
+def _context(tls_ca: Path | None) -> ssl.SSLContext:
+    """Return what trusts *tls_ca*, the one for AMQP: both are of one node. Kept: it is wanted each second."""
+    return ssl.create_default_context(cafile=tls_ca)
 
 
 def _vhost(amqp_url: URL) -> str:

@@ -32,6 +32,8 @@ _MESSAGE_NAMES = {
     "MsgID": "id",
     "CloudCustomData": "cloud_custom_data",
 }
+_ELEMENT_NAMES = frozenset(("type", "content"))
+"""Promised by the schemas; no unknown field may take them."""
 _MESSAGE_TIMES = frozenset(("MsgTime", "MsgTimeStamp", "MsgTimestamp"))
 
 
@@ -60,7 +62,7 @@ def _element(item: dict[str, Any]) -> dict[str, Any]:
     for wire, value in item.items():
         if (wire == "MsgType" and "type" in element) or (wire == "MsgContent" and "content" in element):
             continue
-        _put(element, snake(wire), wire, value)
+        _put(element, snake(wire), wire, value, _ELEMENT_NAMES)
     return element
 
 
@@ -101,6 +103,8 @@ def _message(item: dict[str, Any]) -> dict[str, Any]:
     return message
 
 
-def _put(target: dict[str, Any], name: str, wire: str, value: Any) -> None:
+def _put(
+    target: dict[str, Any], name: str, wire: str, value: Any, reserved: frozenset[str] = frozenset()
+) -> None:
     name, value = typed(name, wire, value)
-    target[free_name(name, wire, target, frozenset())] = value
+    target[free_name(name, wire, target, reserved)] = value

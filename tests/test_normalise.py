@@ -760,6 +760,21 @@ def test_the_message_object():
     assert (data["actor"], data["subjects"], data["from"]) == ("admin", ["tom"], "jared")
 
 
+@pytest.mark.parametrize(
+    ("element", "expected"),
+    [
+        ({"type": 1, "unfit": 1}, {"type_": 1, "unfit": 1}),
+        ({"content": 1}, {"content_": 1}),
+        ({"type": 1, "MsgType": "TIMTextElem"}, {"type": "text", "type_": 1}),
+    ],
+)
+def test_unknown_fields_of_an_element_take_none_of_our_names(element, expected):
+    """The schemas promise a text and an object there."""
+    data = data_of({"GroupId": "g", "MsgBody": [element]}, "Group.CallbackAfterSendMsg")
+
+    assert data["message"]["elements"] == [expected]
+
+
 def test_relays_hold_messages_with_elements_of_their_own():
     """Nested as deep as the body; without the list there is its key."""
     inner = {

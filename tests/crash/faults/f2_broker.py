@@ -185,17 +185,18 @@ def unrouted(scene: Scene) -> None:
 
 @fault("rabbitmq: a policy makes one sink's queue refuse", rounds=2, short=1, round_s=60, keeps_order=False)
 def refusing_queue(scene: Scene) -> None:
+    nacked = "publish_failures_total{reason=nacked}"
     for _ in range(scene.rounds):
         scene.kill(scene.worker, signal.SIGTERM)
-        scene.rabbitmq.policy(
-            scene.vhost, "full", "^im.sink.crm$", {"max-length": 1, "overflow": "reject-publish"}
-        )
-        scene.until(lambda: scene.metric("publish_failures_total{reason=nacked}") > 0, "a refusal")
-        before = scene.rabbitmq.ready(scene.vhost, "im.sink.audit") or 0
-        probes = scene.metric("publish_failures_total{reason=nacked}")
-        scene.run_for(5.0)
-        probes = scene.metric("publish_failures_total{reason=nacked}") - probes
+        refused = scene.metric(nacked)
+        limit = {"max-length": 1, "overflow": "reject-publish"}
+        scene.rabbitmq.policy(scene.vhost, "full", "^im.sink.crm$", limit)
+        scene.until(lambda: scene.metric(nacked) > refused, "a refusal")  # noqa: B023
+        scene.run_for(2.0)  # what was under way is answered
+        before, refused = scene.rabbitmq.ready(scene.vhost, "im.sink.audit") or 0, scene.metric(nacked)
+        scene.run_for(6.0)
         copies = (scene.rabbitmq.ready(scene.vhost, "im.sink.audit") or 0) - before
+        probes = scene.metric(nacked) - refused
         scene.expect(copies <= probes + 3, f"{copies} copies to the healthy sink by {probes:.0f} probes")
         scene.expect("im.sink.crm" in _refusals(scene), "the log does not name the queue that refuses")
         scene.rabbitmq.manage("DELETE", f"/api/policies/{scene.vhost}/full")

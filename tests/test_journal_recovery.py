@@ -575,6 +575,58 @@ async def test_a_record_of_a_newer_format_is_fatal_not_skipped(
             journal.read(0, 10, 1000)
 
 
+async def test_a_full_disk_does_not_keep_the_journal_shut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fills it may be the backlog: lock, cursor and torn files are done without, and forwarding goes on."""
+    limits = settings(tmp_path / "again")
+    shutil.copytree(await crashed(tmp_path), limits.dir)
+    (limits.dir / "cursor").write_bytes(bytes(8192))
+    segment_path(limits.dir, COUNT + 1).write_bytes(bytes(200))
+
+    def full(*args: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        patch.setattr(os, "mkdir", full)
+        journal = Journal.open(limits, Metrics())
+    assert positions(read_all(journal)) == [1, 2, 3]
+    journal.confirm(3)
+    assert await journal.append(callback(4)) == 4
+    await journal.close()
+
+    assert segment_path(limits.dir, COUNT + 1).with_suffix(".bin").read_bytes() == bytes(200)
+    assert open_readonly(limits.dir).cursor == 3
+
+
+def test_a_cursor_that_was_not_written_leaves_the_other_slot_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The synced slot is the only one that holds; the next write may be torn, so it must not go there."""
+    file = CursorFile(tmp_path / "cursor", Salt.of(bytes(16)))
+    file.write(Progress(10, 10, Hint(1, 1, 64)))
+    file.sync()
+    synced = (tmp_path / "cursor").read_bytes()
+    with monkeypatch.context() as patch:
+
+        def full(fd: int, data: bytes, at: int) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(os, "pwrite", full)
+        file.write(Progress(20, 20, Hint(1, 1, 64)))
+    file.sync()
+    assert file.durable.cursor == 10
+    file.write(Progress(30, 30, Hint(1, 1, 64)))
+    file.close()
+    now = (tmp_path / "cursor").read_bytes()
+
+    assert now != synced
+    assert [now[at : at + 64] == synced[at : at + 64] for at in (0, 4096)].count(True) == 1
+    slot = next(at for at in (0, 4096) if now[at : at + 64] == synced[at : at + 64])
+    assert any(synced[slot : slot + 64])
+
+
 async def test_a_cursor_that_cannot_be_written_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On file systems that copy on write a full disk may refuse the cursor too: tried again, never fatal."""
     limits = settings(tmp_path)

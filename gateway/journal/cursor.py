@@ -64,18 +64,30 @@ class CursorFile:
         self.durable = self.written
 
     def write(self, progress: Progress) -> None:
-        """Put *progress* into the slot that was not synced last: now it survives this process."""
+        """Put *progress* into the slot that was not synced last: now it survives this process.
+
+        Where the disk has no room for it the file says less for now; that only sends again.
+        """
         # Why the same slot until the next sync: the other one is the last that surely is on disk.
         self._generation += 1
         body = _SLOT.pack(_MAGIC, self._generation, progress.cursor, progress.head, *progress.hint, 0)[:-4]
-        write_all(self._fd, body + self._crc(body), self._target * _SPACING)
-        self.written = progress
+        try:
+            write_all(self._fd, body + self._crc(body), self._target * _SPACING)
+        except OSError as error:
+            # Why: file systems that copy on write need room even here. The slot may be half overwritten.
+            if error.errno not in NO_SPACE:
+                raise
+            self.written = self.durable
+        else:
+            self.written = progress
 
     def sync(self) -> None:
         """Make what was written durable."""
         os.fdatasync(self._fd)
-        self.durable = self.written
-        self._target = 1 - self._target
+        # Why not always: where nothing new was written, the other slot is the only one that holds.
+        if self.written is not self.durable:
+            self.durable = self.written
+            self._target = 1 - self._target
 
     def close(self) -> None:
         os.close(self._fd)
@@ -152,10 +164,4 @@ class CursorKeeper:
         self._written_s = now_s
         self._is_told = False
         cursor, hint = self.confirmed
-        try:
-            self._file.write(Progress(cursor, head, hint))
-        except OSError as error:
-            # Why: file systems that copy on write need room even here. The cursor may wait, that only sends
-            # again.
-            if error.errno not in NO_SPACE:
-                raise
+        self._file.write(Progress(cursor, head, hint))

@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -171,6 +172,15 @@ def replace(path: Path, content: bytes) -> None:
     sync_dir(path.parent)
 
 
+def cut(path: Path, end: int) -> None:
+    """Make *path* end at the byte offset *end*; durable only after the next fdatasync."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.ftruncate(fd, end)
+    finally:
+        os.close(fd)
+
+
 def read_some(fd: int, at: int, count: int) -> bytes:
     """Return up to *count* bytes from offset *at*; zeros stand for blocks that the disk cannot read."""
     try:
@@ -218,8 +228,10 @@ class Lock:
                 f"journal.dir: {folder} is in use by another gateway process (pid {pid}); stop it, or give "
                 "this one a folder of its own"
             ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        # Why suppressed: a full disk must not keep the journal shut, whose backlog may be what fills it.
+        with suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         os.close(self._fd)

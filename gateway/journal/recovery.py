@@ -11,10 +11,12 @@ from gateway.journal.cursor import NONE, CursorFile, Hint, Progress
 from gateway.journal.files import (
     HEADER_BYTES,
     META_MAGIC,
+    NO_SPACE,
     SEGMENT_MAGIC,
     Header,
     Lock,
     Segment,
+    cut,
     keep_damaged,
     list_segments,
     make_dir,
@@ -177,8 +179,7 @@ def _cut(segment: Segment, end: int) -> bool:
         # Why harmless: the reader passes over it, to the records that are appended behind it.
         log.error("journal %s: torn tail from offset %d on is left in place: %s", segment.path, end, error)
         return False
-    with segment.path.open("r+b") as file:
-        file.truncate(end)
+    cut(segment.path, end)
     log.warning(
         "journal %s: %d bytes behind the last good record are cut off and kept in damaged/; after a crash "
         "these are callbacks that were never answered with 200",
@@ -191,10 +192,18 @@ def _cut(segment: Segment, end: int) -> bool:
 def _set_aside(segment: Segment) -> None:
     """Take a segment without any good record out of the journal; its bytes, if any, are kept."""
     if segment.size > HEADER_BYTES:
-        folder = segment.path.parent / "damaged"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        segment.path.rename(folder / f"{segment.path.stem}-0.bin")
-        log.error("journal %s: %d bytes without a good record; moved to damaged/", segment.path, segment.size)
+        target = segment.path.parent / "damaged" / f"{segment.path.stem}-0.bin"
+        try:
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            # Why beside: a full disk has no room for a folder, and must not keep the journal shut.
+            if error.errno not in NO_SPACE:
+                raise
+            target = segment.path.with_suffix(".bin")
+        segment.path.rename(target)
+        log.error(
+            "journal %s: %d bytes without a good record; moved to %s", segment.path, segment.size, target
+        )
     else:
         segment.path.unlink()
     sync_dir(segment.path.parent)

@@ -23,6 +23,7 @@ from pamqp.header import ContentHeader
 from gateway.broker.rabbitmq.confirms import Batch, UnconfirmedBatches
 from gateway.broker.rabbitmq.link import close_channel, is_blocked, lost, or_closed
 from gateway.config import Broker as BrokerConfig
+from gateway.errors import Unavailable
 from gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -130,12 +131,14 @@ class Publisher:
         async with self.lock:  # Why: tags are counted, so frames must be queued in the order of their tags
             # While the broker refuses to read (an alarm), nothing is written.
             await or_closed(self._channel.connection.ready(), self._closing)
+            if self._is_broken:
+                raise Unavailable("closed", "an earlier publish on this channel was given up half-way")
             first = self._tag + 1
+            payload = b"".join(self._frames(message, first + at) for at, message in enumerate(messages))
             self._tag += len(messages)
             tags = set(range(first, self._tag + 1))
             keys = [message.routing_key for message in messages]
             batch = Batch(asyncio.get_running_loop().create_future(), tags, self._tag, keys, received)
-            payload = b"".join(self._frames(message, first + at) for at, message in enumerate(messages))
             self._unconfirmed.batches.append(batch)
             self._on_send(received)
             frame = ChannelFrame(payload=payload, should_close=False)

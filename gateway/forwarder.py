@@ -68,9 +68,8 @@ class Forwarder:
         self._unconfirmed = self._unconfirmed_bytes = 0
         self._sending_since_s: float | None = None
         self._finish = asyncio.Event()
-        self._fault = ""
+        self._fault, self._fault_since_s = "", 0.0
         self._waited = 0
-        self._fault_since_s = 0.0
         self._caution = Caution()
         self._heavy = Heavy("forwarder")
         metrics.publish_unconfirmed.set_function(lambda: self._unconfirmed)
@@ -183,9 +182,7 @@ class Forwarder:
         try:
             await batch.future
         except Unconfirmed as fault:
-            if fault.reason in ("nacked", "returned"):
-                await self._wait_for_all_answers()
-            self._be_careful(fault, sent)
+            self._be_careful(await self._worst_answer(fault), sent)
             raise
         self._window.popleft()
         self._unconfirmed -= batch.events
@@ -196,11 +193,20 @@ class Forwarder:
         self._backoff.reset()
         self._note_well()
 
-    async def _wait_for_all_answers(self) -> None:
-        """Wait for what is under way, so that nothing is resent that is still being refused or taken."""
-        answers = await asyncio.gather(*(batch.future for batch in self._window), return_exceptions=True)
-        if any(answer is None for answer in answers) or self._window[0].events > 1:
-            self._metrics.publish_order_breaks.inc()
+    async def _worst_answer(self, fault: Unconfirmed) -> Unconfirmed:
+        """Wait for all answers; return a refusal among them, unless *fault* is about the content.
+
+        Why wait: nothing is resent that is still being taken or refused.
+        """
+        window = list(self._window)
+        answers = await asyncio.gather(*(batch.future for batch in window), return_exceptions=True)
+        for at, answer in enumerate(answers):
+            if isinstance(answer, Unconfirmed) and answer.reason in ("nacked", "returned"):
+                # Why not only those confirmed: nobody is told what one queue took before another refused it.
+                if sum(batch.events for batch in window[at:]) > 1:
+                    self._metrics.publish_order_breaks.inc()
+                return fault if fault.reason == "rejected" else answer
+        return fault
 
     def _be_careful(self, fault: Unconfirmed, sent: int) -> None:
         first = self._journal.cursor + 1
@@ -219,19 +225,15 @@ class Forwarder:
         if not self._fault:
             self._fault_since_s = time.monotonic()
         self._fault = fault.reason
+        oldest_ms = self._journal.oldest_waiting_ms
         _log.warning(
-            "The broker takes no events (%s: %s); %d callbacks wait on disk, the oldest for %.0f s;"
+            "The broker takes no events (%s); %d callbacks wait on disk, the oldest for %.0f s;"
             " next try in %.1f s",
-            fault.reason,
-            fault.detail,
+            fault,
             self._journal.waiting,
-            self._oldest_s(),
+            0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000),
             delay_s,
         )
-
-    def _oldest_s(self) -> float:
-        oldest_ms = self._journal.oldest_waiting_ms
-        return 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
 
     def _note_well(self) -> None:
         if self._fault:

@@ -113,7 +113,8 @@ class Metrics:
             "publish_failures", "Publishing attempts that failed, by reason.", ("reason",)
         )
         self.publish_order_breaks = self._counter(
-            "publish_order_breaks", "Times that later events were confirmed before one that was refused."
+            "publish_order_breaks",
+            "Times that events were refused with others after them: some queues may have those first.",
         )
         self.publish_seconds = self._histogram("publish_seconds", "Time from writing a batch to its confirm.")
         self.publish_unconfirmed = self._gauge("publish_unconfirmed", "Events sent and not confirmed yet.")

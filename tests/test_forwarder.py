@@ -156,6 +156,16 @@ async def test_a_nack_stops_waits_for_answers_and_probes_with_one(start):
     assert broker.batches[3:5] == [[0], [0]]
 
 
+async def test_refusals_in_a_row_count_as_a_break_of_order(start):
+    """Nobody tells which queues took the second before one refused it; those may have it before the first."""
+    broker = Scripted(refused("nacked"), refused("nacked"))
+    journal, metrics, *_ = await start(broker, 2, publish_batch_events=1)
+    await confirmed(journal, 2)
+
+    assert broker.batches[:2] == [[0], [1]]
+    assert value(metrics.publish_order_breaks) == 1
+
+
 async def test_one_that_is_always_rejected_goes_out_as_malformed(start):
     """Found by smaller and smaller batches; three strikes alone; the others arrive, in order."""
 

@@ -16,6 +16,8 @@ settings.load_profile("untimed")
 Server = TypeVar("Server", Postgres, RabbitMQ)
 SERVERS = ("rabbitmq", "postgres")
 
+settings.register_profile("soak", max_examples=10_000, deadline=None, print_blob=True)
+
 
 def running(kind: type[Server]) -> Iterator[Server]:
     """Yield a started server and close it; where its program is missing skip here, fail on CI."""

@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 _BATCH_BYTES = 4 * 1_048_576
 _HELD_S = 1.0
 _OPEN = Redaction()
+_KEPT = "Callback %s can't be normalised (%s); it goes out as im.malformed with its body"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +148,13 @@ class Forwarder:
         """Send *stored*; when that fails, what is under way is settled first: it may tell why."""
         try:
             await self._send(publisher, stored)
-        except Unavailable:
+        except Unavailable as fault:
             # Why: a channel that the broker closes for the content of one batch fails the next send first.
             while self._window:
                 await self._settle_oldest(sent)
+            # Why: a queue that is asked alone first may refuse too, or the broker the content.
+            if isinstance(fault, Unconfirmed):
+                self._be_careful(fault, stored[-1].position)
             raise
 
     async def _send(self, publisher: Publisher, stored: Sequence[Stored]) -> None:
@@ -175,7 +179,9 @@ class Forwarder:
         redaction = self._redactions.get(callback.app_id, _OPEN)
         if self._caution.has_struck_out(stored.position):
             return [malformed(callback, position, "refused_by_broker", with_body=False, redaction=redaction)]
-        return normalise_or_keep(callback, position, redaction, lambda error: _note_kept(position, error))
+        return normalise_or_keep(
+            callback, position, redaction, lambda error: _log.error(_KEPT, position, where(error))
+        )
 
     async def _settle_oldest(self, sent: int) -> None:
         batch = self._window[0]
@@ -240,11 +246,3 @@ class Forwarder:
             away_s = time.monotonic() - self._fault_since_s
             _log.info("The broker takes events again after %.1f s; %d callbacks wait", away_s, self._waited)
             self._fault = ""
-
-
-def _note_kept(position: str, error: Exception) -> None:
-    _log.error(
-        "Callback %s can't be normalised (%s); it goes out as im.malformed with its body",
-        position,
-        where(error),
-    )

@@ -222,6 +222,25 @@ async def test_a_rejection_counts_when_the_next_send_meets_the_closed_channel_fi
     assert value(metrics.publish_failures, reason="mismatch") == 0
 
 
+async def test_one_that_is_rejected_before_it_is_sent_to_all_strikes_out_too(start):
+    """A queue under suspicion is asked alone first; what is refused there for its content must not wait for ever."""
+
+    class Asking(Scripted):
+        async def send(self, events):
+            bodies = [json.loads(event.body) for event in events]
+            if any("raw" in one["data"] and numbers([one]) == [7] for one in bodies):
+                raise refused("rejected")
+            self.seen = getattr(self, "seen", []) + bodies
+            return await super().send([event for event in events if event.type != "im.malformed"])
+
+    broker = Asking()
+    journal, *_ = await start(broker, 20, publish_batch_events=16)
+    await confirmed(journal, 20)
+
+    assert [one["position"] for one in broker.seen] == [f"{journal.id}.{n}.0" for n in range(1, 21)]
+    assert [one["type"] for one in broker.seen if one["position"].endswith(".8.0")] == ["im.malformed"]
+
+
 async def test_the_bytes_unconfirmed_are_bounded(start):
     """max_unconfirmed_mb, and one batch at most beyond, however large the callbacks are."""
     broker = Scripted()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -135,6 +136,8 @@ def odd(rng: Random) -> Any:
 
 def retyped(rng: Random, value: Any) -> Any:
     """Return *value* in another shape: its text, its number, alone in a list, its first item, turned around."""
+    # Why a copy: a pair that also stands in a plain list would lose or double its half there, and be none here.
+    value = deepcopy(value)
     ways: list[Callable[[], Any]] = [
         lambda: [value],
         lambda: [value, value],

@@ -116,9 +116,9 @@ class _TlsServer:
         self._handshakes.pop(task, None)
         if connection.transport is None:
             self._https.dismiss(connection)
+            if task.cancelled():
+                caller.close()  # Why: a task that was cancelled before it began has left that to us
         fault = None if task.cancelled() else task.exception()
-        if task.cancelled():
-            caller.close()  # Why: a task that was cancelled before it began has left that to us
         if task.cancelled() or fault is not None:
             self._https.failed()
         # Faults of the caller's are OSErrors: ssl.SSLError, time-outs, resets.

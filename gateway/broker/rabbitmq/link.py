@@ -92,7 +92,7 @@ class Link:
         channel = make(connection, number, publisher_confirms=confirms, on_return_raises=False)
         connection.channels[number] = channel
         try:
-            await self.guard(channel.open(), self._config.connect_timeout_s)
+            await self.guard(channel.open())
         except Unavailable as fault:
             # Why: no queue has a part in opening a channel, so it is the connection that says nothing.
             if fault.reason == "timeout" and not await is_blocked(connection):
@@ -100,10 +100,10 @@ class Link:
             raise
         return channel
 
-    async def guard(self, call: Awaitable[T], timeout_s: float | None = None) -> T:
+    async def guard(self, call: Awaitable[T]) -> T:
         """Await *call*, an AMQP request; what can go wrong with the connection becomes Unavailable."""
         with in_our_words():
-            async with asyncio.timeout(timeout_s or self._config.connect_timeout_s * 4):
+            async with asyncio.timeout(self._config.connect_timeout_s * 4):
                 return await call
 
     def cut(self, connection: aiormq.abc.AbstractConnection) -> None:

@@ -1,6 +1,7 @@
 """RabbitMQ's own ways to fail, on a real node: returns, closed channels, alarms, rights, hosts, TLS."""
 
 import asyncio
+import contextlib
 import json
 from urllib.parse import quote, urlsplit
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.broker import Unconfirmed
 from gateway.broker.rabbitmq.confirms import Batch, UnconfirmedBatches
+from gateway.broker.rabbitmq.faults import in_our_words
 from gateway.errors import Unavailable
 from tests.rabbitmq_world import (
     admin_channel,
@@ -374,6 +376,25 @@ async def test_a_worker_that_comes_first_declares_what_it_reads(make):
         [found] = await asyncio.wait_for(consumer.take(1, 0), 10)
 
     assert found.message_id == event(1).id
+
+
+async def test_a_cancellation_that_aiormq_swallows_still_cancels():
+    """Else a task that is told to end goes on for ever, and whoever waits for it too."""
+
+    async def swallow():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    async def ask():
+        with in_our_words():
+            await swallow()
+
+    task = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait((task,), timeout=5)
+
+    assert task.cancelled()
 
 
 @pytest.mark.parametrize("how", ["park", "retry"])

@@ -10,7 +10,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway.broker.rabbitmq.deleted import Seen, Span, say_back
+from gateway.broker.rabbitmq.keeper import Keeper
+from gateway.config import Broker as BrokerConfig
 from gateway.event import iso_time
+from gateway.metrics import Metrics
 from gateway.topology import Topology
 from tests.rabbitmq_world import admin_channel, callback, event, manage, numbers, taken, until, value
 
@@ -48,7 +51,7 @@ def looked_at(broker, times):
     before = []
 
     async def is_done():
-        at_ms = seen["exchange", "im.events"].at_ms
+        at_ms = seen["exchange", "im.events"][0].at_ms
         if not before or before[-1] != at_ms:
             before.append(at_ms)
         return len(before) > times
@@ -251,8 +254,7 @@ async def test_who_only_checks_says_what_an_administrator_has_to_do(
 ):
     """It may not declare; the span ends when somebody has."""
     admin = make(TWO)
-    async with admin.publisher():
-        pass
+    await admin.apply()
     broker = make(TWO, declare="check", management_url=rabbitmq.management_url)
     journal, _ = await forward(broker)
     await journal.append(old_callback(0))
@@ -298,6 +300,22 @@ async def test_a_virtual_host_deleted_and_made_again(running, make, amqp_url, ra
     for sink in ("one", "two"):
         assert set(numbers(await taken(running.broker, sink, 5))) >= set(range(1, 6))
     assert any("Somebody deleted" in one and "exchange im.events" in one for one in caplog.messages)
+
+
+def test_what_a_look_found_is_worth_nothing_against_newer_knowledge(caplog):
+    """Several may be under way: a slow one neither reports again what was mended, nor takes for back what is gone."""
+    keeper = Keeper(BrokerConfig(url="amqp://x"), Topology.of("im.events", TWO), Metrics())
+    key = ("exchange", "im.sink.two")
+    now_ms = time.time_ns() // 1_000_000
+    keeper._note({key: 0}, now_ms - 1000)
+    keeper._note({key: None}, now_ms - 1000)
+    assert not caplog.messages, "seen after this look had begun"
+    keeper._note({key: None}, now_ms + 1000)
+    assert len(caplog.messages) == 1
+    keeper._note({key: 0}, now_ms - 1000)
+    assert len(caplog.messages) == 1, "seen before it was found missing"
+    keeper._note({key: 0}, now_ms + 1000)
+    assert "--sink two" in caplog.messages[1]
 
 
 def test_a_span_reaches_back_to_what_was_under_way_when_the_last_good_look_began():

@@ -23,7 +23,7 @@ class Seen:
     sink: SinkTopology | None
     """The sink that it serves; None: all of them."""
     at_ms: int
-    """Unix time."""
+    """When that look began, Unix time."""
     ready: int = 0
     """Events that stood ready in the queue."""
 

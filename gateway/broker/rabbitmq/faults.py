@@ -15,19 +15,24 @@ from gateway.errors import Unavailable
 
 @contextmanager
 def in_our_words() -> Iterator[None]:
-    """Turn what goes wrong with a connection inside the block into Unavailable."""
+    """Turn what goes wrong with a connection inside the block into Unavailable; cancelling still cancels."""
+    task = asyncio.current_task()
+    cancelled_before = task.cancelling() if task is not None else 0
     try:
         yield
     except asyncio.CancelledError as error:
         # Why: aiormq cancels the requests of a connection that it gives up, for silence, say. Nobody
         #      cancelled us then, and letting that pass would end the task, and the process with it.
-        task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         raise explain(error) from error
     # Why StopAsyncIteration: aiormq raises it when the other side closes right after it has accepted.
     except (amqp.AMQPError, OSError, RuntimeError, TimeoutError, StopAsyncIteration) as error:
         raise explain(error) from error
+    # Why: asyncio.wait_for, by which aiormq closes a channel, swallows what cancels it as the answer comes.
+    # Until: Python 3.12 is the oldest that is supported.
+    if task is not None and task.cancelling() > cancelled_before:
+        raise asyncio.CancelledError
 
 
 def explain(error: BaseException) -> Unavailable:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
 from gateway.backoff import Backoff
@@ -40,8 +40,10 @@ class Keeper:
         self._config = config
         self._topology = topology
         self._deleted = metrics.topology_deleted
-        self._seen: dict[Key, Seen] = {}
-        self._gone: dict[Key, Seen] = {}
+        self._seen: dict[Key, tuple[Seen, int]] = {}
+        """What stands, with when that was noted (Unix ms)."""
+        self._gone: dict[Key, tuple[Seen, int]] = {}
+        """What was seen before and is missing, with when that was noticed (Unix ms)."""
         self._publisher: Publisher | None = None
         self._publishes = False
         self._span = Span()
@@ -63,8 +65,9 @@ class Keeper:
         if self._seen:
             await self._look(link)
         if self._config.declare == "check":
+            began_ms = _now_ms()
             await declare.check(link, self._topology)
-            self._note_standing(dict.fromkeys(self._keys(), 0), _now_ms())
+            self._note(dict.fromkeys(self._keys(), 0), began_ms)
         else:
             await self._apply(link)
 
@@ -104,7 +107,7 @@ class Keeper:
             held = self._publisher.lock
         async with held:
             await declare.apply(link, self._topology)
-        self._note_standing(dict.fromkeys(self._keys(), 0), began_ms)
+        self._note(dict.fromkeys(self._keys(), 0), began_ms)
         self._fault = ""
 
     async def _look(self, link: Link) -> None:
@@ -124,10 +127,8 @@ class Keeper:
         queues = await declare.standing(link, self._queues())
         found = {("exchange", name): ready for name, ready in exchanges.items()}
         found |= {("queue", name): ready for name, ready in queues.items()}
-        found |= await self._bindings(link, exchanges, queues)
-        standing = {key: ready for key, ready in found.items() if ready is not None}
-        self._note_gone([key for key in found if key not in standing])
-        self._note_standing(standing, began_ms)
+        self._note(found, began_ms)
+        self._note(await self._bindings(link, exchanges, queues), began_ms)
 
     async def _bindings(self, link: Link, exchanges: Standing, queues: Standing) -> dict[Key, int | None]:
         """Return 0 or None (missing) for each binding whose ends stand; nothing where nobody can tell."""
@@ -165,19 +166,27 @@ class Keeper:
                 self._ask_again_s = time.monotonic() + _ASK_AGAIN_S
             return None
 
-    def _note_gone(self, keys: Sequence[Key]) -> None:
-        gone = {key: self._seen.pop(key) for key in keys if key in self._seen}
-        if gone:
-            self._gone |= gone
-            for one in gone.values():
-                self._deleted.labels(one.kind).inc()
-            say_gone(list(gone.values()), is_declared=self._config.declare == "apply")
+    def _note(self, found: Mapping[Key, int | None], began_ms: int) -> None:
+        """Take in what a look or a declaration that began at *began_ms* found; None: missing.
 
-    def _note_standing(self, ready: Mapping[Key, int], at_ms: int) -> None:
-        back = [self._gone.pop(key) for key in ready if key in self._gone]
-        for (kind, name), events in ready.items():
-            exchange = name.split(" ")[0]
-            self._seen[kind, name] = Seen(kind, name, self._sinks.get(exchange), at_ms, events)
+        Several may be under way, of workers that reconnect, so what others found since then is newer.
+        """
+        now_ms = _now_ms()
+        gone, back = [], []
+        for (kind, name), ready in found.items():
+            key = (kind, name)
+            if ready is None:
+                if key in self._seen and self._seen[key][1] <= began_ms:
+                    gone.append(self._seen.pop(key)[0])
+                    self._gone[key] = (gone[-1], now_ms)
+                    self._deleted.labels(kind).inc()
+            elif key not in self._gone or self._gone[key][1] <= began_ms:
+                sink = self._sinks.get(name.split(" ")[0])
+                self._seen[key] = (Seen(kind, name, sink, began_ms, ready), now_ms)
+                if key in self._gone:
+                    back.append(self._gone.pop(key)[0])
+        if gone:
+            say_gone(gone, is_declared=self._config.declare == "apply")
         if back:
             say_back(back, self._span.oldest if self._publishes else None)
 

@@ -52,5 +52,5 @@ def configure(config: Log) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("gateway").setLevel(config.level.upper())
     # Why silent: both log whole messages and stack traces of what we report in words ourselves.
-    for name in ("aiormq", "aiohttp"):
+    for name in ("aiormq", "aio_pika", "aiohttp"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
+import aio_pika
 import aiormq
 from aiormq import exceptions as amqp
 from aiormq.connection import TransportFactory
@@ -57,7 +58,7 @@ class Link:
         self._config = config
         self._role = role
         self._connected = metrics.broker_connected.labels(role)
-        self._connection: aiormq.Connection | None = None
+        self._pika: aio_pika.Connection | None = None
         self._wire = _Wire(None)
         self._lock = asyncio.Lock()
         self._next_host = 0
@@ -68,12 +69,13 @@ class Link:
         """The URL of the host that is connected to, or was last."""
         return URL(self._config.urls[self._next_host % len(self._config.urls)])
 
-    async def get(self) -> aiormq.Connection:
+    async def get(self) -> aiormq.abc.AbstractConnection:
         """Return the open connection, or make one; Unavailable when no host takes us."""
         async with self._lock:
+            connection = self._connection
             # Why not is_closed: a connection whose reader has ended may take long to be closed.
-            if self._connection is not None and self._connection.is_opened and not self._wire.is_cut:
-                return self._connection
+            if connection is not None and connection.is_opened and not self._wire.is_cut:
+                return connection
             await self._drop()
             return await self._connect()
 
@@ -116,35 +118,42 @@ class Link:
         async with self._lock:
             await self._drop()
 
-    async def _connect(self) -> aiormq.Connection:
+    @property
+    def _connection(self) -> aiormq.abc.AbstractConnection | None:
+        """The connection below aio-pika's, where frames are written."""
+        transport = self._pika.transport if self._pika is not None else None
+        return transport.connection if transport is not None else None
+
+    async def _connect(self) -> aiormq.abc.AbstractConnection:
         faults = []
         for _ in self._config.urls:
             url = self.url
             try:
-                self._connection = await self._try(url)
+                self._pika = await self._try(url)
             except Unavailable as fault:
                 faults.append((url, fault))
                 self._next_host += 1
                 continue
             self._next_channel = 1
             self._connected.set(1)
+            assert self._connection is not None
             self._connection.closing.add_done_callback(self._on_closed)
             return self._connection
         places = "; ".join(f"{url.host}:{url.port or 5672}: {fault.detail}" for url, fault in faults)
         raise Unavailable(faults[-1][1].reason, places)
 
-    async def _try(self, url: URL) -> aiormq.Connection:
+    async def _try(self, url: URL) -> aio_pika.Connection:
         self._wire = wire = _Wire(self._ssl() if url.scheme == "amqps" else None)
-        connection = aiormq.Connection(
+        connection = aio_pika.Connection(
             url.update_query(heartbeat=str(self._config.heartbeat_s)),
             client_properties={"connection_name": f"im-callback-gateway {self._role}"},
-            transport_factory=wire,
         )
+        # Why so: aio-pika has no argument for who opens the socket, but passes all of these on to aiormq.
+        connection.kwargs["transport_factory"] = wire
         try:
             with in_our_words():
                 async with asyncio.timeout(self._config.connect_timeout_s):
                     await connection.connect()
-                    await connection.connected.wait()
         except BaseException:
             wire.cut()
             raise
@@ -171,7 +180,7 @@ class Link:
         return context
 
     async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._pika = self._pika, None
         self._connected.set(0)
         if connection is not None:
             try:

@@ -29,6 +29,21 @@ def callback(number, command, group, items):
     return Callback("14", query, json.dumps(body).encode(), "192.0.2.1", number, True, 1, 10)
 
 
+def owed(callback, *, is_bad=False):
+    """Return which events of *callback* have to stand in which queue; a bad one goes out without its content."""
+    if is_bad:
+        return {("all", 0)}
+    items = len(json.loads(callback.body).get("Events", [0]))
+    return {("all", item) for item in range(items)} | (
+        {("exits", 0)} if COMMANDS[0] in callback.query else set()
+    )
+
+
+def any_callback(number, random):
+    """Return a callback of any kind that says *number*."""
+    return callback(number, random.choice(COMMANDS), random.randrange(3), random.randint(1, MAX_ITEMS))
+
+
 class Notebook:
     """The journal, as far as the forwarder needs it, without a disk."""
 

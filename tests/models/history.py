@@ -46,6 +46,7 @@ class History:
         few = {"dir": base / "journal", "min_free_mb": 0, "max_mb": 16, "segment_mb": 2, "retain_mb": 3}
         self.limits = config.Journal(**{**few, **limits})
         self.world = self.journal = self.metrics = None
+        self.lives = 0
         self.name = ""
         self.submitted = {}
         self.durable = {}
@@ -129,6 +130,7 @@ class History:
 
     def _start(self):
         self._arm()
+        self.lives += 1
         self.world = world = World(self.clock, self.disk)
         self.disk.on_call = lambda: world.writer and world.writer.called()
         self._life.enter_context(world.in_force())
@@ -174,17 +176,25 @@ class History:
     def append(self, sizes, *, durable=True):
         """Hand one callback for each of *sizes* (bytes of padding) to the journal; does not wait."""
         for size in sizes:
-            number = len(self.submitted) + 1
-            body = json.dumps({"n": number, "pad": "x" * size}).encode()
-            callback = Callback("14", "a=b", body, "192.0.2.1", number, True, 1, 10)
-            self.submitted[number] = callback
-            try:
-                future = self.journal.append(callback, durable=durable)
-                self.pending.append((future, callback, durable, self.journal.head))
-            except JournalFull:
-                assert self.journal.is_full
-            except FatalError:
-                assert self.has_failed
+            body = json.dumps({"pad": "x" * size}).encode()
+            self.hand_over(
+                Callback("14", "a=b", body, "192.0.2.1", self.next_number(), True, 1, 10), durable=durable
+            )
+
+    def next_number(self):
+        """Return what the next callback has as its time of receipt, by which it is known."""
+        return len(self.submitted) + 1
+
+    def hand_over(self, callback, *, durable):
+        """Hand *callback* to the journal; does not wait."""
+        self.submitted[callback.received_ms] = callback
+        try:
+            future = self.journal.append(callback, durable=durable)
+            self.pending.append((future, callback, durable, self.journal.head))
+        except JournalFull:
+            assert self.journal.is_full
+        except FatalError:
+            assert self.has_failed
 
     async def answers(self):
         """Return when everything that was handed over is answered."""
@@ -195,8 +205,12 @@ class History:
         """Confirm *share* of what waits."""
         journal = self.journal
         journal.confirm(journal.cursor + round(share * (journal.head - journal.cursor)))
-        self.confirmed = max(self.confirmed, journal.cursor)
-        self.confirms.append((self.clock.now_s, journal.cursor))
+        self.note_confirm()
+
+    def note_confirm(self):
+        """Take in where the cursor is, after something was confirmed."""
+        self.confirmed = max(self.confirmed, self.journal.cursor)
+        self.confirms.append((self.clock.now_s, self.journal.cursor))
 
     def fill(self, code, *, for_all=False, part=0.0):
         """Leave no room on the disk (*code* is the errno), or make room again (0)."""
@@ -218,7 +232,7 @@ class History:
         journal = self.journal
         found = read_all(journal)
         read = {one.position: one.callback for one in found}
-        numbers = [json.loads(one.body)["n"] for one in read.values()]
+        numbers = [one.received_ms for one in read.values()]
         assert list(read) == sorted(read)
         assert len(read) == len(found)
         assert all(journal.cursor < position <= journal.head for position in read)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.models.rabbit import EXIT
 
 WAITS_S = (0.002, 0.05, 0.3, 0.6, 1.1, 1.7, 2.2, 3.0, 10.0, 100.0)
-CALM = (*["trickle"] * 6, *["wait"] * 3, "flow", "flow", "drop", "away", "hold", "jam", "late")
+CALM = (*["trickle"] * 6, *["wait"] * 3, "flow", "flow", "drop", "away", "hold", "late")
 SPITE = ("refuse", "refuse", "tear")
 TYPES = {EXIT, "im.group.member.joined", "im.push.offline_push.reported"}
 
@@ -114,7 +114,7 @@ class Moods:
         self.node.hold(False)
 
     def jam(self, amount):
-        """Nothing goes out to the network."""
+        """Nothing goes out to the network, so that who publishes has to wait."""
         self.node.is_writing.clear()
         self._spells[self.unjam] = amount
 

@@ -62,6 +62,8 @@ class Connection(Base):
         self.connection_tune = spec.Connection.Tune(2047, FRAME_MAX, 10)
         self.write_queue = asyncio.Queue(2)  # small, so that senders have to wait
         self.channels = {}
+        self.is_orphan = False
+        """The client's process is dead."""
         self.wire = deque()
         self.outbox = deque()
         """What the node has said and the client not heard yet."""
@@ -74,7 +76,7 @@ class Connection(Base):
 
     @property
     def is_opened(self):
-        return not self.is_closed
+        return not self.is_closed and not self.is_orphan
 
     async def ready(self):
         await self.node.is_reading.wait()
@@ -186,6 +188,16 @@ class Node:
 
         link._connect = connect
         return broker
+
+    def bury_clients(self):
+        """Note that the clients' process is dead. What is on the wire may still be read."""
+        for connection in self.connections:
+            connection.is_orphan = True
+            connection.channels.clear()
+            for end in connection.ends.values():
+                self.deafen(end)
+        # A new loop needs its own.
+        self.is_reading, self.is_writing = _same(self.is_reading), _same(self.is_writing)
 
     # Moods
 
@@ -328,6 +340,13 @@ class Node:
 
     def _say(self, connection, number, frame, refused=frozenset()):
         connection.outbox.append((number, frame, refused))
+
+
+def _same(event):
+    fresh = asyncio.Event()
+    if event.is_set():
+        fresh.set()
+    return fresh
 
 
 def _is_whole(frames):

@@ -11,7 +11,7 @@ from gateway.config import Broker as BrokerConfig
 from gateway.forwarder import Forwarder
 from gateway.metrics import Metrics
 from tests.models.effort import HOW, PATIENCE
-from tests.models.forwarding import COMMANDS, MAX_ITEMS, Notebook, Watch, callback, no_bugs, order_breaks
+from tests.models.forwarding import Notebook, Watch, any_callback, no_bugs, order_breaks, owed
 from tests.models.moods import CALM, SPITE, Moods, told
 from tests.models.rabbit import Node
 from tests.models.world import Clock, World
@@ -52,15 +52,10 @@ class Story(Moods):
 
     def store(self, amount):
         """Callbacks come in."""
-        for _ in range(amount):
-            number, command = self.journal.head + 1, self.random.choice(COMMANDS)
-            items = self.random.randint(1, MAX_ITEMS) if command.startswith("Push.") else 1
-            self.owed[number] = {("all", item) for item in range(items)}
-            if command == COMMANDS[0]:
-                self.owed[number].add(("exits", 0))
-            if number in self.node.bad:
-                self.owed[number] = {("all", 0)}
-            self.journal.append(callback(number, command, self.random.randrange(3), items))
+        for number in range(self.journal.head + 1, self.journal.head + amount + 1):
+            callback = any_callback(number, self.random)
+            self.owed[number] = owed(callback, is_bad=number in self.node.bad)
+            self.journal.append(callback)
 
     async def end_well(self):
         """The broker behaves: everything arrives, the forwarder ends."""

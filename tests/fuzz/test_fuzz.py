@@ -209,7 +209,8 @@ class Target:
             listen={
                 "header_timeout_s": 0.4,
                 "body_timeout_s": 0.5,
-                "keepalive_timeout_s": 0.4,
+                # Why not less: on a busy machine a client may take that long to write after it has connected.
+                "keepalive_timeout_s": 1,
                 "signature_window_s": 10**9,
                 "max_body_bytes": MAX_BODY_BYTES,
             },

@@ -1,7 +1,7 @@
-"""Where large JSON is read: away from the event loop, on one thread a stage.
+"""Where large JSON is read: away from the event loop, on a thread or two a stage.
 
-One thread bounds how many large bodies of a stage are worked on at once; one a stage keeps a worker's batch
-from waiting behind another's, and an answer from waiting behind either.
+Few threads bound how many large bodies of a stage are worked on at once; those of its own keep a worker's
+batch from waiting behind another's, and an answer from waiting behind either.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ Result = TypeVar("Result")
 
 
 class Heavy:
-    """The thread of one stage; it starts with the first large body and ends with the process."""
+    """The threads of one stage; they start with the first large bodies and end with the process."""
 
-    def __init__(self, stage: str) -> None:
-        """Take *stage*, the thread's name in a debugger."""
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"heavy-{stage}")
+    def __init__(self, stage: str, threads: int = 1) -> None:
+        """Take *stage*, the threads' name in a debugger, and how many there may be."""
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"heavy-{stage}")
 
     async def run(self, size_bytes: int, work: Callable[[*Given], Result], *given: *Given) -> Result:
-        """Return ``work(*given)``, made here when *size_bytes* of JSON are few, else on the thread.
+        """Return ``work(*given)``, made here when *size_bytes* of JSON are few, else on a thread.
 
-        A call that is cancelled runs on to its end, and the next one waits behind it.
+        A call that is cancelled runs on to its end, and the next ones wait behind it.
         """
         if size_bytes <= HEAVY_BYTES:
             return work(*given)

@@ -47,7 +47,8 @@ class Receiver(Reports):
             for app_id, app in config.apps.items()
             if app.max_per_s or app.max_backlog_mb
         }
-        self._heavy = Heavy("receiver")
+        # Why two: a large body need not wait behind an odd one.
+        self._heavy = Heavy("receiver", threads=2)
         self._inflight = 0
         self._inflight_bytes = 0
         self._notes = Notes()

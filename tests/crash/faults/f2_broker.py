@@ -13,7 +13,7 @@ from tests.tcp_proxy import TcpProxy
 QUICK = {"heartbeat_s": 2, "connect_timeout_s": 2, "confirm_timeout_s": 5}
 
 
-@fault("rabbitmq: stopped and started", rounds=5, short=1, round_s=60)
+@fault("rabbitmq: stopped and started", rounds=3, short=0, round_s=60)
 def stopped(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.3)
@@ -23,7 +23,7 @@ def stopped(scene: Scene) -> None:
         scene.until_flowing()
 
 
-@fault("rabbitmq: killed -9 and started", rounds=5, short=1, round_s=60)
+@fault("rabbitmq: killed -9 and started", rounds=3, short=1, round_s=60)
 def killed(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(scene.random.uniform(0.7, 1.5))
@@ -33,7 +33,7 @@ def killed(scene: Scene) -> None:
         scene.until_flowing()
 
 
-@fault("rabbitmq: absent when gateway and worker start", rounds=3, short=1, round_s=60, starts=False)
+@fault("rabbitmq: absent when gateway and worker start", rounds=2, short=0, round_s=60, starts=False)
 def absent(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.rabbitmq.stop()
@@ -51,7 +51,7 @@ def absent(scene: Scene) -> None:
     scene.load()
 
 
-@fault("rabbitmq: all connections closed by the operator", rounds=10, short=1)
+@fault("rabbitmq: all connections closed by the operator", rounds=5, short=0)
 def connections_closed(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.5)
@@ -59,7 +59,7 @@ def connections_closed(scene: Scene) -> None:
         scene.until_flowing()
 
 
-@fault("rabbitmq: memory alarm for 10 s", rounds=2, short=1, round_s=60)
+@fault("rabbitmq: memory alarm for 10 s", rounds=1, short=0, round_s=60)
 def memory_alarm(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.rabbitmq.ctl("set_vm_memory_high_watermark", "0.00001")
@@ -70,7 +70,7 @@ def memory_alarm(scene: Scene) -> None:
     _no_deadline_ran(scene)
 
 
-@fault("rabbitmq: disk alarm for 10 s", rounds=2, short=1, round_s=60)
+@fault("rabbitmq: disk alarm for 10 s", rounds=1, short=0, round_s=60)
 def disk_alarm(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.rabbitmq.ctl("set_disk_free_limit", str(10**15))
@@ -86,7 +86,7 @@ def _no_deadline_ran(scene: Scene) -> None:
     scene.expect(late == 0, f"{late:.0f} deadlines ran while the broker did not read")
 
 
-@fault("rabbitmq: the events exchange deleted while running", rounds=5, short=1)
+@fault("rabbitmq: the events exchange deleted while running", rounds=3, short=1)
 def events_exchange_deleted(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.5)
@@ -94,7 +94,7 @@ def events_exchange_deleted(scene: Scene) -> None:
         scene.until_flowing()
 
 
-@fault("rabbitmq: the alternate exchange and its queue deleted while running", rounds=5, short=1)
+@fault("rabbitmq: the alternate exchange and its queue deleted while running", rounds=3, short=0)
 def alternate_deleted(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.5)
@@ -128,7 +128,7 @@ def replay_as_said(scene: Scene) -> None:
         scene.gateway.command(*words, "--rate", "0")
 
 
-@fault("rabbitmq: a sink's queue deleted with events in it, then replayed", rounds=3, short=1, round_s=60)
+@fault("rabbitmq: a sink's queue deleted with events in it, then replayed", rounds=2, short=1, round_s=60)
 def queue_deleted(scene: Scene) -> None:
     """What stood in it is the operator's deletion; the journal has it all the same."""
     for _ in range(scene.rounds):
@@ -143,7 +143,7 @@ def queue_deleted(scene: Scene) -> None:
         scene.notes.append(scene.gateway.command(*words).strip().splitlines()[-1])
 
 
-@fault("rabbitmq: a sink's exchange deleted, then what the log says", rounds=3, short=1, keeps_order=False)
+@fault("rabbitmq: a sink's exchange deleted, then what the log says", rounds=2, short=1, keeps_order=False)
 def sink_exchange_deleted(scene: Scene) -> None:
     """Another sink takes the events, so AMQP tells nobody; the log's own command brings them back."""
     for _ in range(scene.rounds):
@@ -153,7 +153,7 @@ def sink_exchange_deleted(scene: Scene) -> None:
     replay_as_said(scene)
 
 
-@fault("rabbitmq: a sink's binding deleted, then what the log says", rounds=3, short=1, keeps_order=False)
+@fault("rabbitmq: a sink's binding deleted, then what the log says", rounds=2, short=0, keeps_order=False)
 def binding_deleted(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.5)
@@ -183,7 +183,7 @@ def unrouted(scene: Scene) -> None:
     scene.load()
 
 
-@fault("rabbitmq: a policy makes one sink's queue refuse", rounds=2, short=1, round_s=60, keeps_order=False)
+@fault("rabbitmq: a policy makes one sink's queue refuse", rounds=1, short=1, round_s=60, keeps_order=False)
 def refusing_queue(scene: Scene) -> None:
     nacked = "publish_failures_total{reason=nacked}"
     for _ in range(scene.rounds):
@@ -208,7 +208,7 @@ def _refusals(scene: Scene) -> str:
     return "\n".join(line for line in scene.log().splitlines() if "refuse" in line)
 
 
-@fault("rabbitmq: the user's rights revoked while running", rounds=3, short=1)
+@fault("rabbitmq: the user's rights revoked while running", rounds=1, short=0)
 def rights_revoked(scene: Scene) -> None:
     whole = {"configure": ".*", "write": ".*", "read": ".*"}
     for lacking in [{**whole, name: "^$"} for name in ("write", "read", "configure")] * scene.rounds:
@@ -247,7 +247,7 @@ def _broken_network(scene: Scene, act: str, *arguments: str | int, seconds: floa
 
 
 @fault(
-    "rabbitmq: killed -9 with a thousand publishes unconfirmed", rounds=5, short=1, round_s=60, starts=False
+    "rabbitmq: killed -9 with a thousand publishes unconfirmed", rounds=2, short=1, round_s=60, starts=False
 )
 def killed_with_unconfirmed(scene: Scene) -> None:
     with through_proxy(scene) as proxy:
@@ -262,15 +262,15 @@ def killed_with_unconfirmed(scene: Scene) -> None:
         _without_proxy(scene)
 
 
-@fault("rabbitmq: connections cut", rounds=10, short=1, starts=False, broker=QUICK)
+@fault("rabbitmq: connections cut", rounds=5, short=0, starts=False, broker=QUICK)
 def cut(scene: Scene) -> None:
     _broken_network(scene, "cut", seconds=0.5)
 
 
 @fault(
     "rabbitmq: half-open connections, the client's side is gone",
-    rounds=3,
-    short=1,
+    rounds=2,
+    short=0,
     starts=False,
     broker=QUICK,
     keeps_order=False,
@@ -281,8 +281,8 @@ def half_open(scene: Scene) -> None:
 
 @fault(
     "rabbitmq: the network stalls both ways for 12 s",
-    rounds=2,
-    short=1,
+    rounds=1,
+    short=0,
     round_s=90,
     starts=False,
     broker=QUICK,
@@ -294,7 +294,7 @@ def stall(scene: Scene) -> None:
 
 @fault(
     "rabbitmq: publishes do not get there for 12 s",
-    rounds=2,
+    rounds=1,
     short=0,
     round_s=90,
     starts=False,
@@ -307,7 +307,7 @@ def stall_up(scene: Scene) -> None:
 
 @fault(
     "rabbitmq: confirms and deliveries do not get back for 12 s",
-    rounds=2,
+    rounds=1,
     short=0,
     round_s=90,
     starts=False,
@@ -318,7 +318,7 @@ def stall_down(scene: Scene) -> None:
     _broken_network(scene, "stall", "down", seconds=12.0)
 
 
-@fault("rabbitmq: accepts TCP and says nothing", rounds=2, short=1, round_s=90, starts=False, broker=QUICK)
+@fault("rabbitmq: accepts TCP and says nothing", rounds=1, short=1, round_s=90, starts=False, broker=QUICK)
 def mute(scene: Scene) -> None:
     with through_proxy(scene) as proxy:
         for _ in range(scene.rounds):
@@ -332,8 +332,8 @@ def mute(scene: Scene) -> None:
 
 @fault(
     "rabbitmq: 1 kB a second for 10 s",
-    rounds=2,
-    short=1,
+    rounds=1,
+    short=0,
     round_s=90,
     starts=False,
     broker=QUICK,

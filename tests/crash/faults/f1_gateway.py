@@ -13,7 +13,7 @@ DIE_AT = Path(__file__).parent.parent / "die_at.py"
 SMALL_SEGMENTS = {"segment_mb": 1, "retain_mb": 1, "min_free_mb": 0}
 
 
-@fault("gateway: kill -9 at random moments", rounds=3, short=0)
+@fault("gateway: kill -9 at random moments", rounds=50, short=3)
 def kill_at_random(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(scene.random.uniform(0.05, 1.5))
@@ -78,7 +78,7 @@ def sigterm_twice(scene: Scene) -> None:
         scene.serve()
 
 
-@fault("gateway: frozen for 5 s (SIGSTOP)", rounds=5, short=1)
+@fault("gateway: frozen for 5 s (SIGSTOP)", rounds=3, short=0)
 def freeze(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.5)

@@ -62,8 +62,8 @@ class Connection(Base):
         self.connection_tune = spec.Connection.Tune(2047, FRAME_MAX, 10)
         self.write_queue = asyncio.Queue(2)  # small, so that senders have to wait
         self.channels = {}
-        self.is_orphan = False
-        """The client's process is dead."""
+        self.is_cut = False
+        """The client has given it up, or its process is dead."""
         self.wire = deque()
         self.outbox = deque()
         """What the node has said and the client not heard yet."""
@@ -76,7 +76,7 @@ class Connection(Base):
 
     @property
     def is_opened(self):
-        return not self.is_closed and not self.is_orphan
+        return not self.is_closed and not self.is_cut
 
     async def ready(self):
         await self.node.is_reading.wait()
@@ -106,19 +106,6 @@ class Connection(Base):
                 self.node.told_s = self.node.clock.now_s
                 if not self.ends[number].is_deaf:
                     self.ends[number].untold -= refused
-
-
-class Wire:
-    """What ends *connection* at once."""
-
-    def __init__(self, connection):
-        self._connection = connection
-        self.is_cut = False
-
-    def cut(self):
-        if not self.is_cut:
-            self.is_cut = True
-            self._cutting = asyncio.ensure_future(self._connection.node.drop(self._connection))
 
 
 @dataclass
@@ -178,21 +165,25 @@ class Node:
         """Return the gateway's broker, connected to this node."""
         broker = RabbitMQ(config, Topology.of("im.events", {"all": ("#",), "exits": (f"{EXIT}.#",)}), metrics)
         link = broker._publish_link
+        link.get, link.cut = self._connect, self._cut
+        return broker
 
-        async def connect():
+    async def _connect(self):
+        if not self.connections or not self.connections[-1].is_opened:
             if self.is_away:
                 raise Unavailable("refused", "the node is away")
             self.connections.append(Connection(self))
-            link._connection, link._wire = self.connections[-1], Wire(self.connections[-1])
-            return link._connection
+        return self.connections[-1]
 
-        link._connect = connect
-        return broker
+    def _cut(self, connection):
+        """End *connection* at once, as the client does with one that says nothing."""
+        connection.is_cut = True
+        self._cutting = asyncio.ensure_future(self.drop(connection))
 
     def bury_clients(self):
         """Note that the clients' process is dead. What is on the wire may still be read."""
         for connection in self.connections:
-            connection.is_orphan = True
+            connection.is_cut = True
             connection.channels.clear()
             for end in connection.ends.values():
                 self.deafen(end)
@@ -220,7 +211,7 @@ class Node:
     async def drop(self, connection=None):
         """Lose *connection*, or the newest. What is on the wire may still be read; nobody hears the answers."""
         connection = connection or (self.connections[-1] if self.connections else None)
-        if connection is not None and connection.is_opened:
+        if connection is not None and not connection.is_closed:
             await connection.close(amqp.ConnectionClosed(320, "the connection is gone"))
             for end in connection.ends.values():
                 self.deafen(end)

@@ -1,6 +1,7 @@
 """Fixtures that every test may use: real servers, started when the first test asks for them."""
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -13,6 +14,9 @@ from tests.services import Postgres, RabbitMQ
 # Why: how long one example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+# Why: a run in the background of a shell inherits that SIGINT is ignored, and so would the processes under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 Server = TypeVar("Server", Postgres, RabbitMQ)
 SERVERS = ("rabbitmq", "postgres")
 

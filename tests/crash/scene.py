@@ -159,7 +159,8 @@ class Scene:
         """Stop the sender; what it waits for stays unanswered."""
         process, _ = self._senders[-1]
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            # Why not SIGINT: whatever runs in the background of a shell may have inherited that it is ignored.
+            process.send_signal(signal.SIGTERM)
             process.wait(30)
 
     def finish(self, name: str, *, keeps_order: bool, must_lose: bool) -> Row:

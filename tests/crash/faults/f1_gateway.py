@@ -32,32 +32,32 @@ def die_at(scene: Scene, point: str, most: int) -> None:
         scene.run_for(0.3)
 
 
-@fault("gateway: kill -9 before the commit", rounds=10, short=1)
+@fault("gateway: kill -9 before the commit", rounds=3, short=1)
 def before_commit(scene: Scene) -> None:
     die_at(scene, "before-commit", 300)
 
 
-@fault("gateway: kill -9 after the commit, before the answer", rounds=10, short=0)
+@fault("gateway: kill -9 after the commit, before the answer", rounds=3, short=0)
 def after_commit(scene: Scene) -> None:
     die_at(scene, "after-commit", 300)
 
 
-@fault("gateway: kill -9 after the publish, before its confirm is seen", rounds=10, short=1)
+@fault("gateway: kill -9 after the publish, before its confirm is seen", rounds=3, short=1)
 def before_confirm(scene: Scene) -> None:
     die_at(scene, "before-confirm", 100)
 
 
-@fault("gateway: kill -9 after the confirm, before the cursor moves", rounds=10, short=0)
+@fault("gateway: kill -9 after the confirm, before the cursor moves", rounds=3, short=0)
 def before_cursor(scene: Scene) -> None:
     die_at(scene, "before-cursor", 100)
 
 
-@fault("gateway: kill -9 while segments are trimmed", rounds=6, short=1, journal=SMALL_SEGMENTS)
+@fault("gateway: kill -9 while segments are trimmed", rounds=2, short=1, journal=SMALL_SEGMENTS)
 def while_trimming(scene: Scene) -> None:
     die_at(scene, "while-trimming", 1)
 
 
-@fault("gateway: SIGTERM under load", rounds=5, short=1)
+@fault("gateway: SIGTERM under load", rounds=2, short=1)
 def sigterm(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(scene.random.uniform(0.2, 1.0))
@@ -66,7 +66,7 @@ def sigterm(scene: Scene) -> None:
         scene.serve()
 
 
-@fault("gateway: SIGTERM twice under load", rounds=5, short=0, listen={"drain_s": 30})
+@fault("gateway: SIGTERM twice under load", rounds=2, short=0, listen={"drain_s": 30})
 def sigterm_twice(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(scene.random.uniform(0.2, 1.0))
@@ -78,7 +78,7 @@ def sigterm_twice(scene: Scene) -> None:
         scene.serve()
 
 
-@fault("gateway: frozen for 5 s (SIGSTOP)", rounds=3, short=0)
+@fault("gateway: frozen for 5 s (SIGSTOP)", rounds=1, short=0)
 def freeze(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.5)

@@ -13,7 +13,7 @@ from tests.tcp_proxy import TcpProxy
 QUICK = {"heartbeat_s": 2, "connect_timeout_s": 2, "confirm_timeout_s": 5}
 
 
-@fault("rabbitmq: stopped and started", rounds=3, short=0, round_s=60)
+@fault("rabbitmq: stopped and started", rounds=1, short=0, round_s=60)
 def stopped(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.3)
@@ -23,7 +23,7 @@ def stopped(scene: Scene) -> None:
         scene.until_flowing()
 
 
-@fault("rabbitmq: killed -9 and started", rounds=3, short=1, round_s=60)
+@fault("rabbitmq: killed -9 and started", rounds=2, short=1, round_s=60)
 def killed(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(scene.random.uniform(0.7, 1.5))
@@ -33,7 +33,7 @@ def killed(scene: Scene) -> None:
         scene.until_flowing()
 
 
-@fault("rabbitmq: absent when gateway and worker start", rounds=2, short=0, round_s=60, starts=False)
+@fault("rabbitmq: absent when gateway and worker start", rounds=1, short=0, round_s=60, starts=False)
 def absent(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.rabbitmq.stop()
@@ -51,7 +51,7 @@ def absent(scene: Scene) -> None:
     scene.load()
 
 
-@fault("rabbitmq: all connections closed by the operator", rounds=5, short=0)
+@fault("rabbitmq: all connections closed by the operator", rounds=3, short=0)
 def connections_closed(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.5)
@@ -86,7 +86,7 @@ def _no_deadline_ran(scene: Scene) -> None:
     scene.expect(late == 0, f"{late:.0f} deadlines ran while the broker did not read")
 
 
-@fault("rabbitmq: the events exchange deleted while running", rounds=3, short=1)
+@fault("rabbitmq: the events exchange deleted while running", rounds=2, short=1)
 def events_exchange_deleted(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.5)
@@ -94,7 +94,7 @@ def events_exchange_deleted(scene: Scene) -> None:
         scene.until_flowing()
 
 
-@fault("rabbitmq: the alternate exchange and its queue deleted while running", rounds=3, short=0)
+@fault("rabbitmq: the alternate exchange and its queue deleted while running", rounds=2, short=0)
 def alternate_deleted(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.5)
@@ -128,7 +128,7 @@ def replay_as_said(scene: Scene) -> None:
         scene.gateway.command(*words, "--rate", "0")
 
 
-@fault("rabbitmq: a sink's queue deleted with events in it, then replayed", rounds=2, short=1, round_s=60)
+@fault("rabbitmq: a sink's queue deleted with events in it, then replayed", rounds=1, short=1, round_s=60)
 def queue_deleted(scene: Scene) -> None:
     """What stood in it is the operator's deletion; the journal has it all the same."""
     for _ in range(scene.rounds):
@@ -143,7 +143,7 @@ def queue_deleted(scene: Scene) -> None:
         scene.notes.append(scene.gateway.command(*words).strip().splitlines()[-1])
 
 
-@fault("rabbitmq: a sink's exchange deleted, then what the log says", rounds=2, short=1, keeps_order=False)
+@fault("rabbitmq: a sink's exchange deleted, then what the log says", rounds=1, short=1, keeps_order=False)
 def sink_exchange_deleted(scene: Scene) -> None:
     """Another sink takes the events, so AMQP tells nobody; the log's own command brings them back."""
     for _ in range(scene.rounds):
@@ -153,7 +153,7 @@ def sink_exchange_deleted(scene: Scene) -> None:
     replay_as_said(scene)
 
 
-@fault("rabbitmq: a sink's binding deleted, then what the log says", rounds=2, short=0, keeps_order=False)
+@fault("rabbitmq: a sink's binding deleted, then what the log says", rounds=1, short=0, keeps_order=False)
 def binding_deleted(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.5)
@@ -247,7 +247,7 @@ def _broken_network(scene: Scene, act: str, *arguments: str | int, seconds: floa
 
 
 @fault(
-    "rabbitmq: killed -9 with a thousand publishes unconfirmed", rounds=2, short=1, round_s=60, starts=False
+    "rabbitmq: killed -9 with a thousand publishes unconfirmed", rounds=1, short=1, round_s=60, starts=False
 )
 def killed_with_unconfirmed(scene: Scene) -> None:
     with through_proxy(scene) as proxy:
@@ -262,14 +262,14 @@ def killed_with_unconfirmed(scene: Scene) -> None:
         _without_proxy(scene)
 
 
-@fault("rabbitmq: connections cut", rounds=5, short=0, starts=False, broker=QUICK)
+@fault("rabbitmq: connections cut", rounds=3, short=0, starts=False, broker=QUICK)
 def cut(scene: Scene) -> None:
     _broken_network(scene, "cut", seconds=0.5)
 
 
 @fault(
     "rabbitmq: half-open connections, the client's side is gone",
-    rounds=2,
+    rounds=1,
     short=0,
     starts=False,
     broker=QUICK,

@@ -60,7 +60,7 @@ def worker_killed_without_limit(scene: Scene) -> None:
     kill_workers(scene)
 
 
-@fault("postgresql: stopped and started", rounds=3, short=0)
+@fault("postgresql: stopped and started", rounds=1, short=0)
 def stopped(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.3)
@@ -70,7 +70,7 @@ def stopped(scene: Scene) -> None:
         until_written(scene)
 
 
-@fault("postgresql: killed -9 and started", rounds=5, short=1)
+@fault("postgresql: killed -9 and started", rounds=2, short=1)
 def killed(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(scene.random.uniform(0.1, 1.0))
@@ -80,7 +80,7 @@ def killed(scene: Scene) -> None:
         until_written(scene)
 
 
-@fault("postgresql: all its connections ended", rounds=10, short=0)
+@fault("postgresql: all its connections ended", rounds=3, short=0)
 def disconnected(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(scene.random.uniform(0.1, 0.6))
@@ -88,7 +88,7 @@ def disconnected(scene: Scene) -> None:
     until_written(scene)
 
 
-@fault("postgresql: refuses connections", rounds=2, short=0)
+@fault("postgresql: refuses connections", rounds=1, short=0)
 def refusing(scene: Scene) -> None:
     name = scene.dsn.rpartition("/")[2]
     for _ in range(scene.rounds):
@@ -99,7 +99,7 @@ def refusing(scene: Scene) -> None:
         until_written(scene)
 
 
-@fault("postgresql: read-only, as a standby after a failover", rounds=2, short=0)
+@fault("postgresql: read-only, as a standby after a failover", rounds=1, short=0)
 def read_only(scene: Scene) -> None:
     name = scene.dsn.rpartition("/")[2]
     for _ in range(scene.rounds):
@@ -113,7 +113,7 @@ def read_only(scene: Scene) -> None:
 
 @fault(
     "postgresql: the sink's table locked for longer than a write may take",
-    rounds=2,
+    rounds=1,
     short=0,
     sinks=SMALL_BATCHES,
 )
@@ -124,7 +124,7 @@ def locked(scene: Scene) -> None:
         until_written(scene)
 
 
-@fault("postgresql: slow, then silent, then cut off", rounds=2, short=1, sinks=SMALL_BATCHES, starts=False)
+@fault("postgresql: slow, then silent, then cut off", rounds=1, short=1, sinks=SMALL_BATCHES, starts=False)
 def slow(scene: Scene) -> None:
     with TcpProxy(scene.postgres.port) as proxy:
         scene.gateway.change(("sinks", "crm", "dsn"), proxy.through(scene.dsn))

@@ -38,22 +38,22 @@ def others_go_on(scene: Scene, kind: str, count: int, seconds: float) -> None:
             scene.notes.append(f"p99 of the others: {p99_ms:.1f} ms")
 
 
-@fault("network: 50 callers that hang up in the middle, again and again", rounds=2, short=1)
+@fault("network: 50 callers that hang up in the middle, again and again", rounds=1, short=1)
 def hanging_up(scene: Scene) -> None:
     others_go_on(scene, "hang-up", 50, 5.0)
 
 
-@fault("network: 200 callers that send half a body", rounds=2, short=0)
+@fault("network: 200 callers that send half a body", rounds=1, short=0)
 def half_bodies(scene: Scene) -> None:
     others_go_on(scene, "half-body", 200, 5.0)
 
 
-@fault("network: 2,000 idle connections", rounds=2, short=1)
+@fault("network: 2,000 idle connections", rounds=1, short=1)
 def idle_connections(scene: Scene) -> None:
     others_go_on(scene, "idle", 2000, 5.0)
     scene.expect(scene.metric("connections_open") >= 64, "the senders' connections are gone")
 
 
-@fault("network: 200 callers that send a byte a second", rounds=2, short=0)
+@fault("network: 200 callers that send a byte a second", rounds=1, short=0)
 def dripping(scene: Scene) -> None:
     others_go_on(scene, "drip", 200, 7.0)

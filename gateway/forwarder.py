@@ -32,7 +32,6 @@ _log = logging.getLogger(__name__)
 _BATCH_BYTES = 4 * 1_048_576
 _HELD_S = 1.0
 _OPEN = Redaction()
-_KEPT = "Callback %s can't be normalised (%s); it goes out as im.malformed with its body"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +179,11 @@ class Forwarder:
         if self._caution.has_struck_out(stored.position):
             return [malformed(callback, position, "refused_by_broker", with_body=False, redaction=redaction)]
         return normalise_or_keep(
-            callback, position, redaction, lambda error: _log.error(_KEPT, position, where(error))
-        )
+            callback, position, redaction, lambda error: _log.error(
+                "Callback %s can't be normalised (%s); it goes out as im.malformed with its body",
+                position, where(error),
+            ),
+        )  # fmt: skip
 
     async def _settle_oldest(self, sent: int) -> None:
         batch = self._window[0]

@@ -320,8 +320,11 @@ class Node:
             end.silent[end.tag] = True
             _, header, *body = message.frames
             self._refuse(end, end.tag, message)
-            for frame in (spec.Basic.Return(312, "NO_ROUTE", "im.events", "x"), header, *body):
-                self._say(connection, number, frame, {end.tag})
+            *first, last = spec.Basic.Return(312, "NO_ROUTE", "im.events", "x"), header, *body
+            for frame in first:
+                self._say(connection, number, frame)
+            # Why the last: its tag stands in a header, which is read with the whole message.
+            self._say(connection, number, last, {end.tag})
 
     def _close(self, end):
         end.is_closed = True

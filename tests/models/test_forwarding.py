@@ -4,7 +4,7 @@ import asyncio
 from random import Random
 from unittest import mock
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.config import Broker as BrokerConfig
@@ -119,8 +119,22 @@ def test_a_moody_broker_gets_everything_in_order(config, bad, steps):
     assert value(story.metrics.publish_unconfirmed) == 0
 
 
+HALF_A_RETURN = (
+    *[("store", 0, 0)] * 5, ("store", 6, 1), ("flow", 0, 0), ("tear", 1, 0), ("trickle", 5, 251), ("wait", 9, 0),
+    ("store", 0, 0),
+)  # fmt: skip
+"""A return of which only the first frame was heard before the deadline: nobody knows what came back."""
+
+
 @HOW
 @given(CONFIGS, BAD, told(MOODS + SPITE))
+@example(
+    BrokerConfig(
+        url="amqp://model", declare="off", confirm_timeout_s=2.0, publish_batch_events=3, max_unconfirmed=1
+    ),
+    frozenset(),
+    HALF_A_RETURN,
+)
 def test_a_broker_that_refuses_loses_nothing_and_each_break_of_order_is_counted(config, bad, steps):
     """With nacks and returns too: everything arrives; where the order broke, and the broker said so, the metric rose."""
     story = play(config, bad, steps)

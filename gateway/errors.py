@@ -26,7 +26,15 @@ class Poison(GatewayError):
 
 
 class Unavailable(GatewayError):
-    """A part that is needed does not work at the moment: keep everything and try again later."""
+    """A part that is needed does not work at the moment: keep everything and try again later.
+
+    ``wait_s`` says when, in seconds, where the part named a time; 0 leaves it to who tries, ``math.inf``
+    means not before a restart.
+    """
+
+    def __init__(self, reason: str, detail: str = "", wait_s: float = 0.0) -> None:
+        super().__init__(reason, detail)
+        self.wait_s = wait_s
 
 
 class JournalFull(Unavailable):

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
 
 from gateway import replies
 from gateway.broker import Broker
-from gateway.config import Config, JsonlSink, PostgresSink, SqliteSink, is_loopback
+from gateway.config import Config, JsonlSink, PostgresSink, SinkBase, SqliteSink, is_loopback
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from gateway.sinks import Sink
+from gateway.sinks.transform import Transformed
 from gateway.tls import Tls, make_context
 from gateway.tokens import TokenFiles
-from gateway.topology import Topology
+from gateway.topology import Topology, narrowed
 
 _SHORT_TOKEN = 16
+_MOST_KEY_BYTES = 255
+# Why names: a process loads only the drivers that it uses.
+_SINKS: Mapping[type[SinkBase], tuple[str, str, str]] = {
+    JsonlSink: ("Jsonl", "jsonl", ""),
+    SqliteSink: ("Sqlite", "sqlite", ""),
+    PostgresSink: ("Postgres", "postgres", "postgres"),
+}
+"""Class, module under ``gateway.sinks``, and the extra that has its driver."""
 
 
 def check(config: Config, *, serves: bool = True) -> list[str]:
@@ -40,6 +51,7 @@ def check(config: Config, *, serves: bool = True) -> list[str]:
             if place in paths:
                 faults.append(f"sinks.{name}.path: {paths[place]} names the same file; choose another")
             paths[place] = f"sinks.{name}.path"
+    faults += _app_faults(config)
     faults += _answer_faults(config)
     tokens: dict[str, tuple[str, ...]] = {}
     if serves:
@@ -54,7 +66,8 @@ def check(config: Config, *, serves: bool = True) -> list[str]:
 
 def topology_of(config: Config) -> Topology:
     """Return the broker objects of *config*."""
-    return Topology.of(config.broker.exchange, {name: sink.events for name, sink in config.sinks.items()})
+    patterns = {name: narrowed(sink.events, sink.apps) for name, sink in config.sinks.items()}
+    return Topology.of(config.broker.exchange, patterns)
 
 
 def make_broker(config: Config, metrics: Metrics) -> Broker:
@@ -71,24 +84,41 @@ def make_broker(config: Config, metrics: Metrics) -> Broker:
     return RabbitMQ(config.broker, topology, metrics)
 
 
-def make_sink(name: str, config: JsonlSink | SqliteSink | PostgresSink) -> Sink:
+def make_sink(name: str, config: SinkBase) -> Sink:
     """Return the sink *name*, not opened yet; ConfigError when its driver is not installed."""
-    if isinstance(config, JsonlSink):
-        from gateway.sinks.jsonl import Jsonl
-
-        return Jsonl(config, name)
-    if isinstance(config, SqliteSink):
-        from gateway.sinks.sqlite import Sqlite
-
-        return Sqlite(config, name)
+    kind, module, extra = _SINKS[type(config)]
     try:
-        from gateway.sinks.postgres import Postgres
+        make = getattr(import_module(f"gateway.sinks.{module}"), kind)
     except ImportError as error:
+        if not extra:
+            raise
         raise ConfigError(
-            f"sinks.{name}: kind postgres needs the driver asyncpg:"
-            " pip install 'im-callback-gateway[postgres]'"
+            f"sinks.{name}: kind {module} needs the driver {error.name}:"
+            f" pip install 'im-callback-gateway[{extra}]'"
         ) from error
-    return Postgres(config, name)
+    sink: Sink = make(config, name)
+    return sink if config.transform is None else Transformed(sink, config.transform, name)
+
+
+def _app_faults(config: Config) -> list[str]:
+    faults = []
+    for name, sink in config.sinks.items():
+        for app_id in sink.apps:
+            if app_id not in config.apps:
+                near = get_close_matches(app_id, config.apps, 1)
+                hint = f"; did you mean {near[0]}?" if near else "."
+                known = ", ".join(config.apps) or "none"
+                faults.append(f"sinks.{name}.apps: {app_id} is not configured{hint} There are: {known}")
+        for pattern in sink.events if sink.apps else ():
+            found = narrowed([pattern], sink.apps)
+            if not found:
+                faults.append(
+                    f"sinks.{name}.events: {pattern} matches nothing of {', '.join(sink.apps)}: what it"
+                    " matches is <type>.<app id>; end it in # (im.group.#), or take the app out of apps"
+                )
+            elif max(len(one.encode()) for one in found) > _MOST_KEY_BYTES:
+                faults.append(f"sinks.{name}.events: {pattern} with an app id is longer than 255 bytes")
+    return faults
 
 
 def _answer_faults(config: Config) -> list[str]:

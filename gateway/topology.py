@@ -5,7 +5,7 @@ Queue arguments are final in RabbitMQ (a redeclare with others is refused), so t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -149,6 +149,17 @@ def matches(pattern: str, routing_key: str) -> bool:
     return _matches(_words(pattern), _words(routing_key))
 
 
+def narrowed(patterns: Sequence[str], apps: Sequence[str]) -> tuple[str, ...]:
+    """Return patterns that match what *patterns* match of *apps*, and nothing else; no apps: all of them.
+
+    A routing key ends in the app id, which is one word.
+    """
+    if not apps:
+        return tuple(patterns)
+    found = (one for pattern in patterns for app in apps for one in _of_app(_words(pattern), app))
+    return tuple(dict.fromkeys(".".join(words) for words in found))
+
+
 def retry_delay_s(attempt: int) -> int:
     """Return the delay before the attempt after *attempt* (1 is the first)."""
     return RETRY_DELAYS_S[min(max(attempt, 1), len(RETRY_DELAYS_S)) - 1]
@@ -156,6 +167,17 @@ def retry_delay_s(attempt: int) -> int:
 
 def _quorum() -> dict[str, str | int]:
     return {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
+
+
+def _of_app(words: tuple[str, ...], app: str) -> Iterator[tuple[str, ...]]:
+    """Yield the patterns that together match the keys that *words* match and whose last word is *app*."""
+    *before, last = words or ("",)
+    if last in ("*", app):
+        yield (*before, app)
+    elif last == "#":
+        yield (*words, app)
+        # Why: # may stand for no word at all; then the word before it is the last one.
+        yield from _of_app(tuple(before), app)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from gateway.event import Event
 from gateway.metrics import Metrics
 from gateway.normalise import ID_RECIPE, normalise
 from gateway.redact import Redaction
-from gateway.topology import Topology
+from gateway.topology import Topology, narrowed
 
 DEADLINE_S = 30
 QUIET_S = 0.2
@@ -218,6 +218,7 @@ async def test_routing_by_patterns(world: World) -> None:
         "groups": ("im.group.#", "*.group.created.*"),
         "app": ("#.15",),
         "one-word": ("*.user.*.*",),
+        "groups of one app": narrowed(["im.group.#", "im.*.#"], ["15"]),
         "users": ("im.user.offline.14", "im.user.offline.14"),
     }
     broker = world.broker(sinks)

@@ -1,6 +1,7 @@
 """The configuration file: defaults, errors in words, secrets."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from gateway.config import (
     JsonlSink,
     PostgresSink,
     SqliteSink,
+    compiled,
     load,
     mask_url,
     masked,
@@ -23,6 +25,8 @@ from gateway.config import (
 from gateway.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "config.yaml"
+# What the examples of the documentation take from the environment.
+ENVIRON = {"CRM_PASSWORD": "x"}
 
 
 def config_of(tmp_path, text, environ=None):
@@ -63,7 +67,28 @@ def test_the_shown_sinks_have_every_key_with_its_default(name, model):
     assert set(sink) == set(model.model_fields)
     for key, field in model.model_fields.items():
         if not field.is_required() and key != "events":
-            assert sink[key] == field.default, key
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            assert sink[key] == default, key
+
+
+SINKS_PAGE = (SHIPPED.parent / "docs/sinks.md").read_text()
+EXAMPLES = re.findall(r"^    sinks:\n(?:^    .*\n|^\n(?=    ))+", SINKS_PAGE, flags=re.M)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_of_the_sinks_page_can_be_used(tmp_path, example):
+    """Whoever copies one into a file gets what the page says."""
+    apps = "apps: {1400000000: {}, 1400000001: {}}\n"
+
+    assert build.check(config_of(tmp_path, apps + textwrap.dedent(example), ENVIRON))
+
+
+def test_the_expressions_of_the_sinks_page_can_be_used():
+    """The same for what stands in its tables."""
+    found = re.findall(r"\| ``?(\{.*?\}|merge\(.*?\))``? \|", SINKS_PAGE)
+
+    assert len(found) == 3
+    assert all(compiled(one) for one in found)
 
 
 def test_no_answers_are_fixed_by_default():
@@ -131,6 +156,44 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
         ("apps: {'1': {tokens_file: ''}}", "apps.1.tokens_file: must name a file; leave the key out"),
         ("apps: {'1': {tokens_file: [a]}}", "apps.1.tokens_file: must be the path of a file"),
         ("apps: {'1': {max_per_s: yes}}", "apps.1.max_per_s: must be a number (it is True)"),
+        ("sinks: {a: {kind: jsonl, path: x, apps: [one]}}", "sinks.a.apps.0: must be an SDKAppID"),
+        (
+            "sinks: {a: {kind: jsonl, path: x, apps: [true]}}",
+            "sinks.a.apps.0: input should be a valid string",
+        ),
+        (
+            "sinks: {a: {kind: jsonl, path: x, transform: 'data.[a'}}",
+            "sinks.a.transform: is no JMESPath expression: it ends too early, at character 8 (it is 'data.[a')",
+        ),
+        (
+            "sinks: {a: {kind: jsonl, path: x, transform: '{a: data.a; b: c}'}}",
+            "sinks.a.transform: is no JMESPath expression: unknown token ; at character 11",
+        ),
+        (
+            "sinks: {a: {kind: jsonl, path: x, transform: 'data )'}}",
+            "sinks.a.transform: is no JMESPath expression: unexpected ')' at character 6",
+        ),
+        (
+            "sinks: {a: {kind: jsonl, path: x, transform: '{n: lenght(data.members)}'}}",
+            "there is no function lenght(), at character 5; did you mean length()?",
+        ),
+        (
+            "sinks: {a: {kind: jsonl, path: x, transform: 'merge()'}}",
+            "merge() takes at least 1",
+        ),
+        (
+            "sinks: {a: {kind: jsonl, path: x, transform: 'join(data)'}}",
+            "join() takes 2 arguments and has 1, at character 1",
+        ),
+        (
+            "sinks: {a: {kind: jsonl, path: x, transform: ''}}",
+            "sinks.a.transform: is no JMESPath expression: it is empty",
+        ),
+        (
+            "sinks: {a: {kind: jsonl, path: x, transform: {a: b}}}",
+            "sinks.a.transform: must be text: put the expression in quotes",
+        ),
+        (f"sinks: {{a: {{kind: jsonl, path: x, transform: '{'[' * 5000}'}}}}", "too many levels"),
         ("apps: {'1': {}, 1: {}}", "key 1 is given twice"),
         (
             "answers: {Sns.CallbackPrevFriendAdd: {code: no}}",
@@ -307,6 +370,35 @@ def test_no_file_makes_it_crash(tmp_path_factory, tree):
         load(path, {})
     except ConfigError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("sink", "expected"),
+    [
+        ("apps: [1400000001]", "sinks.a.apps: 1400000001 is not configured; did you mean 1400000000?"),
+        ("apps: [7]", "sinks.a.apps: 7 is not configured. There are: 1400000000, 15"),
+        ("apps: [15], events: [im.group.created]", "sinks.a.events: im.group.created matches nothing of 15"),
+        ("apps: [15], events: ['#', '#.1400000000']", "sinks.a.events: #.1400000000 matches nothing of 15"),
+        (f"apps: [15], events: ['{'a' * 251}.#']", "longer than 255 bytes"),
+    ],
+)
+def test_apps_of_a_sink_are_held_against_the_rest(tmp_path, sink, expected):
+    """An app that is not configured, or that no pattern leaves anything of, is a slip."""
+    text = f"apps: {{1400000000: {{}}, 15: {{}}}}\nsinks: {{a: {{kind: jsonl, path: x, {sink}}}}}"
+
+    with pytest.raises(ConfigError) as caught:
+        build.check(config_of(tmp_path, text))
+    assert expected in str(caught.value)
+
+
+def test_patterns_and_apps_of_a_sink_are_bound_together(tmp_path):
+    """One worker takes only what it wants, whichever broker it has."""
+    text = "apps: {14: {}, 15: {}}\nsinks: {a: {kind: jsonl, path: x, events: ['im.group.#', 'im.user.*.14'], apps: [14]}}"
+    config = config_of(tmp_path, text)
+
+    assert build.check(config)
+    assert build.topology_of(config).sink("a").patterns == ("im.group.#.14", "im.user.*.14")
+    assert "(im.group.#.14, im.user.*.14)" in banner(config, 8080, serves=False, sinks=["a"])
 
 
 def test_a_missing_file_is_named(tmp_path):

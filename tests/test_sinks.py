@@ -9,6 +9,7 @@ import pytest
 from gateway.errors import Poison, Unavailable
 from gateway.event import Event
 from gateway.exits import ExitsQuery
+from gateway.sinks.transform import Transformed
 from tests.sink_events import TIME, TIME_MS, cloud_event, exit_event
 from tests.sink_places import JsonlPlace, Place, PostgresPlace, SqlitePlace
 
@@ -65,6 +66,20 @@ async def test_an_event_that_comes_again_changes_nothing_where_the_effect_is_onc
     await write(place, [event, event], [event])
 
     assert await ids(place) == ["1"] * (1 if place.config.effect == "once" else 3)
+
+
+async def test_a_transformed_event_is_the_same_event(place: Place) -> None:
+    """The place has the envelope with the result as data; a copy leaves as many traces as without."""
+    event = exit_event("1")
+    sink = Transformed(place.sink(), "{group_id: data.group_id, members: data.members[:1]}", "x")
+    await sink.open()
+    await sink.write([event])
+    await sink.write([event, event])
+    await sink.close()
+
+    expected = {**event.attributes, "data": {"group_id": "@TGS#2J4SZEAEL", "members": ["jared"]}}
+    del expected["dataschema"]
+    assert await place.events() == [expected] * (1 if place.config.effect == "once" else 3)
 
 
 async def test_a_full_batch_is_written_whole(place: Place) -> None:

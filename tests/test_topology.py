@@ -12,6 +12,7 @@ from gateway.topology import (
     UNROUTED_TTL_MS,
     Topology,
     matches,
+    narrowed,
     retry_delay_s,
 )
 
@@ -67,6 +68,38 @@ def test_matches_by_example(pattern: str, key: str, is_match: bool) -> None:
 def test_many_hashes_take_no_exponential_time() -> None:
     """A pattern from the configuration can't hold up the forwarder."""
     assert not matches(".".join(["#", "a"] * 40), ".".join(["a"] * 39))
+
+
+@given(st.lists(parts, min_size=1, max_size=3), st.sets(st.sampled_from(["a", "b"]), min_size=1), words)
+@example([["#"]], {"a"}, ["a"])
+@example([["im", "*", "#"]], {"a"}, ["im", "a"])
+@example([["#", "*", "#", "#"]], {"a"}, ["im", "a"])
+@example([["im", "#", "a"]], {"a", "b"}, ["im", "b"])
+def test_narrowed_is_patterns_and_apps_together(
+    patterns: list[list[str]], apps: set[str], key: list[str]
+) -> None:
+    """A key is matched when one of the patterns matches it and its last word is one of the apps."""
+    texts = [".".join(words) for words in patterns if words != [""]] or ["#"]
+    routing_key = ".".join(key)
+    expected = any(matches(one, routing_key) for one in texts) and routing_key.split(".")[-1] in apps
+
+    assert any(matches(one, routing_key) for one in narrowed(texts, sorted(apps))) is expected
+
+
+@pytest.mark.parametrize(
+    ("patterns", "apps", "expected"),
+    [
+        (["#"], [], ["#"]),
+        (["im.group.#"], ["14", "15"], ["im.group.#.14", "im.group.#.15"]),
+        (["im.group.member.*.*"], ["14"], ["im.group.member.*.14"]),
+        (["im.group.#.14", "im.group.#"], ["14"], ["im.group.#.14"]),
+        (["im.*.#"], ["14"], ["im.*.#.14", "im.14"]),
+        (["im.group.#.15"], ["14"], []),
+    ],
+)
+def test_narrowed_by_example(patterns: list[str], apps: list[str], expected: list[str]) -> None:
+    """What people write becomes what they would bind by hand."""
+    assert narrowed(patterns, apps) == tuple(expected)
 
 
 def test_names_of_the_default_exchange() -> None:

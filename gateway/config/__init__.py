@@ -1,14 +1,17 @@
 """The configuration: one YAML file, typed records, all defaults in one place."""
 
+from gateway.config.expressions import MISFITS, Expression, compiled
 from gateway.config.load import load, mask_url, masked
 from gateway.config.records import Admin, App, Broker, Config, Journal, Listen, Log, is_loopback
 from gateway.config.sinks import JsonlSink, PostgresSink, Sink, SinkBase, SqliteSink
 
 __all__ = [
+    "MISFITS",
     "Admin",
     "App",
     "Broker",
     "Config",
+    "Expression",
     "Journal",
     "JsonlSink",
     "Listen",
@@ -17,6 +20,7 @@ __all__ = [
     "Sink",
     "SinkBase",
     "SqliteSink",
+    "compiled",
     "is_loopback",
     "load",
     "mask_url",

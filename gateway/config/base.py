@@ -62,13 +62,18 @@ def _named(path: Any) -> Any:
     return path
 
 
+def _digits(value: Any) -> Any:
+    # Why: YAML reads an app id in a list as a number.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 Whole = Annotated[int, BeforeValidator(_number)]
 Port = Annotated[Whole, Field(ge=0, le=65535)]
 Positive = Annotated[Whole, Field(ge=1)]
 Number = Annotated[float, BeforeValidator(_number)]
 Seconds = Annotated[Number, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Host = Annotated[str, AfterValidator(_host)]
-AppId = Annotated[str, Field(pattern=_APP_ID)]
+AppId = Annotated[str, BeforeValidator(_digits), Field(pattern=_APP_ID)]
 UrlPath = Annotated[str, Field(pattern=_URL_PATH)]
 Name = Annotated[str, Field(pattern=_NAME)]
 File = Annotated[Path, BeforeValidator(_named)]

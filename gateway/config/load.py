@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from gateway.config.answers import Answer
 from gateway.config.base import MEANT, Section
 from gateway.config.records import Admin, App, Broker, Config, Journal, Listen, Log
-from gateway.config.sinks import JsonlSink, PostgresSink, SqliteSink
+from gateway.config.sinks import KINDS, PostgresSink
 from gateway.errors import ConfigError
 
 ENV_PREFIX = "GATEWAY__"
@@ -34,9 +34,8 @@ _MAPPING = "must be a mapping: keys with values below it"
 _SHAPES: Mapping[str, str] = {
     "model_type": _MAPPING, "model_attributes_type": _MAPPING, "dict_type": _MAPPING,
     "tuple_type": "must be a list, like [a, b]", "path_type": "must be the path of a file",
-    "union_tag_not_found": "needs a kind: jsonl, sqlite or postgres",
+    "union_tag_not_found": f"needs a kind: {', '.join(KINDS)}",
 }  # fmt: skip
-_KINDS: Mapping[str, type[Section]] = {"jsonl": JsonlSink, "sqlite": SqliteSink, "postgres": PostgresSink}
 _SECTIONS: Mapping[str, type[Section]] = {
     "listen": Listen, "answers": Answer, "admin": Admin, "apps": App, "journal": Journal, "broker": Broker,
     "log": Log,
@@ -183,7 +182,7 @@ def _explain(fault: Any, raw: Any) -> str:
     where = [
         str(part)
         for at, part in enumerate(loc)
-        if part != "[key]" and not (at == 2 and loc[0] == "sinks" and part in _KINDS)
+        if part != "[key]" and not (at == 2 and loc[0] == "sinks" and part in KINDS)
     ]
     if where[:2] == ["broker", "url"]:
         del where[2:]  # what pydantic calls the types it has tried
@@ -209,7 +208,7 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
     model: type[Section] = Config
     for part in location:
         model = (
-            _KINDS.get(part)
+            KINDS.get(part)
             or (Answer if part == "answers" else None)
             or (_SECTIONS.get(part, model) if model is Config else model)
         )

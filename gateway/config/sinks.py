@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from gateway.config.base import File, Patterns, Seconds, Section, Whole
+from gateway.config.base import AppId, File, Patterns, Seconds, Section, Whole
+from gateway.config.expressions import Expression
 
 Effect = Literal["once", "at_least_once"]
 """``once``: an event that comes again changes nothing. ``at_least_once``: it may leave a second trace."""
@@ -19,6 +21,8 @@ class SinkBase(Section):
     # Why here and not on the sink: who replays has to know it, and need not have the sink's driver installed.
 
     events: Patterns = ("#",)
+    apps: tuple[AppId, ...] = ()
+    transform: Expression | None = None
     batch_max_events: Annotated[Whole, Field(ge=1, le=10_000)] = 500
     batch_max_wait_ms: Annotated[Whole, Field(ge=0, le=60_000)] = 20
     write_timeout_s: Seconds = 30
@@ -63,3 +67,4 @@ class PostgresSink(SinkBase):
 
 
 Sink = Annotated[JsonlSink | SqliteSink | PostgresSink, Field(discriminator="kind")]
+KINDS: Mapping[str, type[SinkBase]] = {"jsonl": JsonlSink, "sqlite": SqliteSink, "postgres": PostgresSink}

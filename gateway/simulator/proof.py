@@ -11,6 +11,7 @@ from gateway.errors import Unavailable
 from gateway.simulator.arrivals import arrival_of, arrivals_of
 from gateway.simulator.ledger import Ledger
 from gateway.simulator.verify import Comparison
+from gateway.topology import narrowed
 
 _PAUSE_MIN_S, _PAUSE_MAX_S = 0.1, 2.0
 _PEEK_MAX = 200_000  # Bound: events of a queue that are looked at, and held in memory meanwhile
@@ -21,7 +22,7 @@ async def prove(ledger: Ledger, sink: JsonlSink | SqliteSink | PostgresSink, wai
 
     Raises Unavailable when the sink can't be read even then.
     """
-    comparison = Comparison(ledger, sink.events)
+    comparison = Comparison(ledger, narrowed(sink.events, sink.apps))
     reader = arrivals_of(sink)
     ends_s = time.monotonic() + wait_s
     pause_s = _PAUSE_MIN_S

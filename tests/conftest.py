@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.rabbitmq_world import forward, make, work  # noqa: F401 - fixtures
-from tests.services import Postgres, RabbitMQ
+from tests.services import MariaDB, Postgres, RabbitMQ
 
 # Why: how long one example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("untimed", deadline=None)
@@ -17,8 +17,8 @@ settings.load_profile("untimed")
 # Why: a run in the background of a shell inherits that SIGINT is ignored, and so would the processes under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-Server = TypeVar("Server", Postgres, RabbitMQ)
-SERVERS = ("rabbitmq", "postgres")
+Server = TypeVar("Server", MariaDB, Postgres, RabbitMQ)
+SERVERS = ("rabbitmq", "postgres", "mariadb")
 
 settings.register_profile("soak", max_examples=10_000, deadline=None, print_blob=True)
 
@@ -47,6 +47,12 @@ def postgres() -> Iterator[Postgres]:
     yield from running(Postgres)
 
 
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """One server for the whole run; a test may stop or kill it."""
+    yield from running(MariaDB)
+
+
 @pytest.fixture(autouse=True)
 def _servers_are_up(request: pytest.FixtureRequest) -> None:
     """Start again what an earlier test left stopped, so that each failure stays with its own test."""
@@ -70,3 +76,12 @@ def pg_dsn(postgres: Postgres) -> Iterator[str]:
     yield dsn
     postgres.ensure_running()
     postgres.delete_database(dsn)
+
+
+@pytest.fixture
+def mysql_dsn(mariadb: MariaDB) -> Iterator[str]:
+    """The DSN of a database that only this test sees."""
+    dsn = mariadb.fresh_database()
+    yield dsn
+    mariadb.ensure_running()
+    mariadb.delete_database(dsn)

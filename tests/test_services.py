@@ -8,20 +8,22 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import aio_pika
 import asyncpg
+import pymysql
 import pytest
 
 from tests.conftest import running
-from tests.services import Postgres, RabbitMQ, install
+from tests.services import MariaDB, Postgres, RabbitMQ, install
 from tests.services.processes import ServerFailed, wait_until
 from tests.services.supervisor import descendants
 
 PARENT = """
 import sys, time
-from tests.services import Postgres, RabbitMQ
-server = {"Postgres": Postgres, "RabbitMQ": RabbitMQ}[sys.argv[1]]()
+from tests.services import MariaDB, Postgres, RabbitMQ
+server = {"MariaDB": MariaDB, "Postgres": Postgres, "RabbitMQ": RabbitMQ}[sys.argv[1]]()
 print(server._processes._supervisor.pid, server._processes.folder, flush=True)
 time.sleep(600)
 """
@@ -151,7 +153,43 @@ def test_databases_are_separate(postgres: Postgres, pg_dsn: str) -> None:
     postgres.delete_database(other)
 
 
-@pytest.mark.parametrize("name", ["rabbitmq", "postgres"])
+def mysql_connection(dsn: str) -> "pymysql.Connection[pymysql.cursors.Cursor]":
+    url = urlsplit(dsn)
+    return pymysql.connect(
+        host=url.hostname,
+        port=url.port or 0,
+        user=url.username,
+        password=url.password or "",
+        database=url.path[1:],
+    )
+
+
+@pytest.mark.parametrize("end", [MariaDB.stop, MariaDB.kill])
+def test_mariadb_keeps_what_was_committed(
+    mariadb: MariaDB, mysql_dsn: str, end: Callable[[MariaDB], None]
+) -> None:
+    """A committed row outlives the server, which comes back at the same address."""
+    with mysql_connection(mysql_dsn) as connection:
+        connection.cursor().execute("CREATE TABLE kept AS SELECT 7 AS value")
+    end(mariadb)
+    with pytest.raises(pymysql.OperationalError, match="connect"):
+        mysql_connection(mysql_dsn)
+    mariadb.start()
+
+    with mysql_connection(mysql_dsn) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT value FROM kept")
+        assert cursor.fetchone() == (7,)
+
+
+def test_databases_of_mariadb_are_separate(mariadb: MariaDB, mysql_dsn: str) -> None:
+    """Each asked-for database is another one, and a used one can be dropped."""
+    other = mariadb.fresh_database()
+
+    assert other != mysql_dsn
+    mariadb.delete_database(other)
+
+
+@pytest.mark.parametrize("name", ["rabbitmq", "postgres", "mariadb"])
 def test_close_leaves_nothing(name: str, request: pytest.FixtureRequest) -> None:
     """After close no process and no folder is left, and another instance runs on undisturbed."""
     other = request.getfixturevalue(name)
@@ -171,6 +209,7 @@ def test_close_leaves_nothing(name: str, request: pytest.FixtureRequest) -> None
         ("postgres", signal.SIGKILL),
         ("postgres", signal.SIGTERM),
         ("postgres", signal.SIGINT),
+        ("mariadb", signal.SIGKILL),
     ],
 )
 def test_a_killed_test_run_leaves_nothing(
@@ -186,7 +225,7 @@ def test_a_killed_test_run_leaves_nothing(
         traces = Traces.of(int(supervisor), Path(folder))
         parent.send_signal(number)
 
-    assert len(traces.processes) > 2
+    assert len(traces.processes) >= 2
     wait_until(traces.have_gone, 20, f"the end of {traces}")
 
 

@@ -5,8 +5,9 @@ supervisor process, which ends it when the test run ends, however that happens.
 Servers of the machine are neither used nor disturbed.
 """
 
+from tests.services.mariadb import MariaDB
 from tests.services.postgres import Postgres
 from tests.services.processes import ServerMissing
 from tests.services.rabbitmq import RabbitMQ
 
-__all__ = ["Postgres", "RabbitMQ", "ServerMissing"]
+__all__ = ["MariaDB", "Postgres", "RabbitMQ", "ServerMissing"]

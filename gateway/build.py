@@ -9,7 +9,16 @@ from importlib import import_module
 
 from gateway import replies
 from gateway.broker import Broker
-from gateway.config import Config, JsonlSink, PostgresSink, SinkBase, SqliteSink, is_loopback
+from gateway.config import (
+    Config,
+    JsonlSink,
+    PluginSink,
+    PostgresSink,
+    PythonSink,
+    SinkBase,
+    SqliteSink,
+    is_loopback,
+)
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from gateway.sinks import Sink
@@ -25,6 +34,8 @@ _SINKS: Mapping[type[SinkBase], tuple[str, str, str]] = {
     JsonlSink: ("Jsonl", "jsonl", ""),
     SqliteSink: ("Sqlite", "sqlite", ""),
     PostgresSink: ("Postgres", "postgres", "postgres"),
+    PythonSink: ("Own", "python", ""),
+    PluginSink: ("Own", "python", ""),
 }
 """Class, module under ``gateway.sinks``, and the extra that has its driver."""
 

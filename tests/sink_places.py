@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import asyncpg
 from pydantic import SecretStr
 
-from gateway.config import JsonlSink, PostgresSink, SinkBase, SqliteSink
+from gateway.config import JsonlSink, PostgresSink, PythonSink, SinkBase, SqliteSink
 from gateway.exits import ExitsQuery, MemberExit
 from gateway.sinks import Sink, postgres, sqlite
 from gateway.sinks.jsonl import Jsonl
 from gateway.sinks.postgres import Postgres
+from gateway.sinks.python import Own
 from gateway.sinks.sqlite import Sqlite
 from tests import services
 
@@ -72,6 +73,25 @@ class JsonlPlace(_Folder):
 
     def sink(self, **changes: Any) -> Jsonl:
         return Jsonl(self.config.model_copy(update=changes), "audit")
+
+    async def events(self) -> list[Any]:
+        return [json.loads(line) for line in (self.folder / "events.jsonl").read_bytes().splitlines()]
+
+
+class PythonPlace(_Folder):
+    """A file that a class of the user's own writes."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(folder)
+        self._class = name
+
+    @property
+    def config(self) -> PythonSink:
+        options = {"path": str(self.folder / "events.jsonl")}
+        return PythonSink(kind="python", target=f"tests.own_sinks:{self._class}", options=options)
+
+    def sink(self) -> Own:
+        return Own(self.config, "mine")
 
     async def events(self) -> list[Any]:
         return [json.loads(line) for line in (self.folder / "events.jsonl").read_bytes().splitlines()]

@@ -16,6 +16,7 @@ from gateway.config import (
     Config,
     JsonlSink,
     PostgresSink,
+    PythonSink,
     SqliteSink,
     compiled,
     load,
@@ -58,7 +59,8 @@ def test_the_shown_defaults_are_the_real_ones(section):
 
 
 @pytest.mark.parametrize(
-    ("name", "model"), [("audit", JsonlSink), ("exits", SqliteSink), ("crm", PostgresSink)]
+    ("name", "model"),
+    [("audit", JsonlSink), ("exits", SqliteSink), ("crm", PostgresSink), ("own", PythonSink)],
 )
 def test_the_shown_sinks_have_every_key_with_its_default(name, model):
     """A sink in config.yaml shows all keys of its kind, and their defaults."""
@@ -67,7 +69,8 @@ def test_the_shown_sinks_have_every_key_with_its_default(name, model):
     assert set(sink) == set(model.model_fields)
     for key, field in model.model_fields.items():
         if not field.is_required() and key != "events":
-            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            default = field.get_default(call_default_factory=True)
+            default = list(default) if isinstance(default, tuple) else default
             assert sink[key] == default, key
 
 
@@ -143,7 +146,10 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
             "listen: {ack_after: never}",
             "listen.ack_after: input should be 'journaled', 'confirmed' or 'written'",
         ),
-        ("sinks: {a: {kind: jsnl}}", "'jsonl', 'sqlite', 'postgres'"),
+        (
+            "sinks: {a: {kind: jsnl}}",
+            "sinks.a: there is no kind 'jsnl'; did you mean jsonl? There are: jsonl, postgres, python, sqlite.",
+        ),
         ("sinks: {a: {kind: jsonl}}", "sinks.a.path: field required"),
         ("sinks: {A b: {kind: jsonl, path: x}}", "sinks.A b: must be a name: a lower-case letter, then"),
         ("apps: {abc: {}}", "apps.abc: must be an SDKAppID: decimal digits, at most 20 (it is 'abc')"),

@@ -11,16 +11,18 @@ from gateway.event import Event
 from gateway.exits import ExitsQuery
 from gateway.sinks.transform import Transformed
 from tests.sink_events import TIME, TIME_MS, cloud_event, exit_event
-from tests.sink_places import JsonlPlace, Place, PostgresPlace, SqlitePlace
+from tests.sink_places import JsonlPlace, Place, PostgresPlace, PythonPlace, SqlitePlace
 
 
-@pytest.fixture(params=["jsonl", "sqlite", "postgres"])
+@pytest.fixture(params=["jsonl", "sqlite", "postgres", "python", "python plain"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """A fresh place of each kind."""
     if request.param == "jsonl":
         yield JsonlPlace(tmp_path)
     elif request.param == "sqlite":
         yield SqlitePlace(tmp_path)
+    elif request.param.startswith("python"):
+        yield PythonPlace(tmp_path, "PlainLines" if request.param == "python plain" else "Lines")
     else:
         server = request.getfixturevalue("postgres")
         yield PostgresPlace(server, request.getfixturevalue("pg_dsn"))

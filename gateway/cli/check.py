@@ -18,6 +18,11 @@ def show(config: Config) -> None:
     """Print *config* with secrets masked, then the warnings. Raises ConfigError."""
     warnings = build.check(config)
     typer.echo(yaml.safe_dump(masked(config), sort_keys=False, allow_unicode=True), nl=False)
+    for name, sink in config.sinks.items():
+        try:
+            build.make_sink(name, sink)
+        except ConfigError as fault:
+            warnings.append(f"{fault}. Its worker can't start here")
     for warning in warnings:
         typer.secho(f"warning: {warning}", err=True, fg=typer.colors.YELLOW)
 

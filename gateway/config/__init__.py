@@ -3,7 +3,16 @@
 from gateway.config.expressions import MISFITS, Expression, compiled
 from gateway.config.load import load, mask_url, masked
 from gateway.config.records import Admin, App, Broker, Config, Journal, Listen, Log, is_loopback
-from gateway.config.sinks import JsonlSink, PostgresSink, Sink, SinkBase, SqliteSink
+from gateway.config.sinks import (
+    JsonlSink,
+    PluginSink,
+    PostgresSink,
+    PythonSink,
+    Sink,
+    SinkBase,
+    SqliteSink,
+    plugins,
+)
 
 __all__ = [
     "MISFITS",
@@ -16,7 +25,9 @@ __all__ = [
     "JsonlSink",
     "Listen",
     "Log",
+    "PluginSink",
     "PostgresSink",
+    "PythonSink",
     "Sink",
     "SinkBase",
     "SqliteSink",
@@ -25,4 +36,5 @@ __all__ = [
     "load",
     "mask_url",
     "masked",
+    "plugins",
 ]

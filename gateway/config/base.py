@@ -19,10 +19,12 @@ from pydantic import (
 _APP_ID = r"^[0-9]{1,20}$"
 _URL_PATH = r"^/[^?#\s]*$"
 _NAME = r"^[a-z][a-z0-9_-]{0,62}$"
+_TARGET = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 MEANT: Mapping[str, str] = {
     _APP_ID: "must be an SDKAppID: decimal digits, at most 20",
     _URL_PATH: "must be the path of the console's callback URL: it begins with / and has no ?, # or blank",
     _NAME: "must be a name: a lower-case letter, then lower-case letters, digits, _ or -, at most 63",
+    _TARGET: "must be module:Class, like my_sinks:Crm",
 }
 """What a pattern asks for, in words."""
 
@@ -76,6 +78,7 @@ Host = Annotated[str, AfterValidator(_host)]
 AppId = Annotated[str, BeforeValidator(_digits), Field(pattern=_APP_ID)]
 UrlPath = Annotated[str, Field(pattern=_URL_PATH)]
 Name = Annotated[str, Field(pattern=_NAME)]
+Target = Annotated[str, Field(pattern=_TARGET, max_length=500)]
 File = Annotated[Path, BeforeValidator(_named)]
 FieldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$", max_length=200)]
 Cidr = Annotated[str, AfterValidator(_network)]

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from gateway.config.answers import Answer
 from gateway.config.base import MEANT, Section
 from gateway.config.records import Admin, App, Broker, Config, Journal, Listen, Log
-from gateway.config.sinks import KINDS, PostgresSink
+from gateway.config.sinks import FAMILIES, KINDS, PluginSink, PostgresSink, PythonSink
 from gateway.errors import ConfigError
 
 ENV_PREFIX = "GATEWAY__"
@@ -84,7 +84,18 @@ def masked(config: Config) -> dict[str, Any]:
     for name, sink in config.sinks.items():
         if isinstance(sink, PostgresSink):
             plain["sinks"][name]["dsn"] = mask_url(sink.dsn.get_secret_value())
+        if isinstance(sink, (PythonSink, PluginSink)):
+            # Why all text: nobody but the class knows which of it is a secret.
+            plain["sinks"][name]["options"] = _without_text(sink.options)
     return plain
+
+
+def _without_text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_text(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_text(inner) for inner in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else "***"
 
 
 def mask_url(text: str) -> str:
@@ -178,12 +189,11 @@ def _yaml_fault(error: Exception) -> str:
 
 def _explain(fault: Any, raw: Any) -> str:
     loc = fault["loc"]
-    # Behind a sink's name stands its kind, which is no key; anywhere else the same word is one.
-    where = [
-        str(part)
-        for at, part in enumerate(loc)
-        if part != "[key]" and not (at == 2 and loc[0] == "sinks" and part in KINDS)
-    ]
+    # Behind a sink's name stand its family and its kind, which are no keys.
+    is_sink = loc[:1] == ("sinks",) and loc[2:3] in [(family,) for family in FAMILIES]
+    if is_sink:
+        loc = (*loc[:2], *loc[3 if loc[2] == "plug-in" else 4 :])
+    where = [str(part) for part in loc if part != "[key]"]
     if where[:2] == ["broker", "url"]:
         del where[2:]  # what pydantic calls the types it has tried
     path = ".".join(where) or "top level"
@@ -209,6 +219,7 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
     for part in location:
         model = (
             KINDS.get(part)
+            or (PluginSink if part == "plug-in" else None)
             or (Answer if part == "answers" else None)
             or (_SECTIONS.get(part, model) if model is Config else model)
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Discriminator, Field, SecretStr, Tag, field_validator, model_validator
 
-from gateway.config.base import AppId, File, Patterns, Seconds, Section, Whole
+from gateway.config.base import AppId, File, Patterns, Seconds, Section, Target, Whole
 from gateway.config.expressions import Expression
 
 Effect = Literal["once", "at_least_once"]
@@ -66,5 +68,60 @@ class PostgresSink(SinkBase):
     table_prefix: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,30}$")] = "im_"
 
 
-Sink = Annotated[JsonlSink | SqliteSink | PostgresSink, Field(discriminator="kind")]
-KINDS: Mapping[str, type[SinkBase]] = {"jsonl": JsonlSink, "sqlite": SqliteSink, "postgres": PostgresSink}
+class PythonSink(SinkBase):
+    """A class of the user's own."""
+
+    effect = "at_least_once"
+
+    kind: Literal["python"]
+    target: Target
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+BuiltIn = Annotated[JsonlSink | SqliteSink | PostgresSink | PythonSink, Field(discriminator="kind")]
+KINDS: Mapping[str, type[SinkBase]] = {
+    get_args(record.model_fields["kind"].annotation)[0]: record for record in get_args(get_args(BuiltIn)[0])
+}
+GROUP = "gateway.sinks"
+
+
+def plugins() -> dict[str, EntryPoint]:
+    """Return the kinds that installed packages bring, by name."""
+    return {one.name: one for one in entry_points(group=GROUP)}
+
+
+class PluginSink(SinkBase):
+    """A kind that an installed package brings, by an entry point of the group ``gateway.sinks``."""
+
+    effect = "at_least_once"
+
+    kind: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_installed(cls, value: Any) -> Any:
+        # Why before: of a kind that does not exist nobody knows the keys, and each would be a fault more.
+        kind = str(value["kind"])
+        known = sorted({*KINDS, *plugins()})
+        if kind not in known:
+            near = get_close_matches(kind, known, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(
+                f"there is no kind {kind!r}; {hint}There are: {', '.join(known)}."
+                f" Installed packages add kinds by entry points of the group {GROUP}"
+            )
+        return value
+
+
+def _family(value: Any) -> str | None:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    if not isinstance(kind, str):
+        return None
+    return "built-in" if kind in KINDS else "plug-in"
+
+
+FAMILIES = ("built-in", "plug-in")
+Sink = Annotated[
+    Annotated[BuiltIn, Tag("built-in")] | Annotated[PluginSink, Tag("plug-in")], Discriminator(_family)
+]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gateway.config import JsonlSink, PostgresSink, SqliteSink
-from gateway.errors import Unavailable
+from gateway.config import JsonlSink, PostgresSink, SinkBase, SqliteSink
+from gateway.errors import ConfigError, Unavailable
 from gateway.event import parse_json
 
 _ROTATED = re.compile(r"\.\d{8}T\d{6}Z(?:-\d+)?")
@@ -40,11 +40,15 @@ class Arrivals(Protocol):
         ...
 
 
-def arrivals_of(sink: JsonlSink | SqliteSink | PostgresSink) -> Arrivals:
-    """Return the reader for *sink*."""
+def arrivals_of(sink: SinkBase) -> Arrivals:
+    """Return the reader for *sink*; ConfigError where what it has written can't be read back."""
     if isinstance(sink, JsonlSink):
         return _Lines(sink.path)
-    return _SqliteRows(sink.path) if isinstance(sink, SqliteSink) else _PostgresRows(sink)
+    if isinstance(sink, SqliteSink):
+        return _SqliteRows(sink.path)
+    if isinstance(sink, PostgresSink):
+        return _PostgresRows(sink)
+    raise ConfigError("--sink: only jsonl, sqlite and postgres sinks can be read back; name one of these")
 
 
 def arrival_of(body: bytes) -> Arrival | None:

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from gateway.broker import Broker
-from gateway.config import JsonlSink, PostgresSink, SqliteSink
+from gateway.config import SinkBase
 from gateway.errors import Unavailable
 from gateway.simulator.arrivals import arrival_of, arrivals_of
 from gateway.simulator.ledger import Ledger
@@ -17,7 +17,7 @@ _PAUSE_MIN_S, _PAUSE_MAX_S = 0.1, 2.0
 _PEEK_MAX = 200_000  # Bound: events of a queue that are looked at, and held in memory meanwhile
 
 
-async def prove(ledger: Ledger, sink: JsonlSink | SqliteSink | PostgresSink, wait_s: float) -> Comparison:
+async def prove(ledger: Ledger, sink: SinkBase, wait_s: float) -> Comparison:
     """Return the comparison of *ledger* with *sink*, complete or as it stands after *wait_s* seconds.
 
     Raises Unavailable when the sink can't be read even then.

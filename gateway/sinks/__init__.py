@@ -1,6 +1,7 @@
 """What a worker asks of a sink; one file a kind beside this one. Stages import only this protocol.
 
-A sink owns its connection. It knows no broker, no attempts and no other sink.
+A sink owns its connection. It knows no broker, no attempts and no other sink. Classes of users import their
+names from here, and from nowhere else in this package: these stay.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import Protocol
 
 from gateway.errors import Poison, Unavailable
 from gateway.event import Event
+
+__all__ = ["Event", "Failures", "Poison", "Sink", "Unavailable"]
 
 Failures = Mapping[int, Poison | Unavailable]
 

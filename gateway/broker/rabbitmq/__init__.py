@@ -11,16 +11,15 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import aiormq
-from aiormq.abc import DeliveredMessage
-from pamqp import commands as spec
 
 from gateway.broker import Delivery, Depth, Unconfirmed
 from gateway.broker.rabbitmq import declare, management
-from gateway.broker.rabbitmq.consume import ROUTING_KEY, Consumer, delivery_of
+from gateway.broker.rabbitmq.consume import Consumer
 from gateway.broker.rabbitmq.events import EventPublisher
 from gateway.broker.rabbitmq.keeper import Keeper
 from gateway.broker.rabbitmq.link import Link, close_channel
 from gateway.broker.rabbitmq.publish import ConfirmChannel, Message, Publisher, ignore
+from gateway.broker.rabbitmq.reading import Reader
 from gateway.broker.rabbitmq.refusals import Refusals
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
@@ -90,37 +89,25 @@ class RabbitMQ:
 
     async def peek(self, sink: str, limit: int, *, dead: bool = False) -> list[Delivery]:
         names = self._topology.sink(sink)
-        channel = await self._consume_link.channel(aiormq.Channel, confirms=False)
         found: list[Delivery] = []
-        try:
-            while len(found) < limit:
-                message = await self._get(channel, names.dead if dead else names.queue)
-                if message is None:
-                    break
-                found.append(delivery_of(message))
-            return found
-        finally:
-            await close_channel(channel)  # Why: closing puts everything back in order; a nack may not
+        async with self._reading(names.dead if dead else names.queue, limit) as reader:
+            while page := await reader.page(limit):
+                found += page
+        return found
 
     async def unrouted(self) -> int:
         return await self._ready(self._topology.unrouted)
 
     async def rescue(self) -> int:
-        left = await self.unrouted()
         moved = 0
         await self._keeper.declare(self._publish_link)
         publisher = await self._open_publisher()
         try:
-            channel = await self._asking_channel()
-            try:
-                while left > 0:
-                    taken = await self._rescue_batch(channel, publisher, min(left, _RESCUE_BATCH))
-                    if not taken:
-                        break
-                    moved += taken
-                    left -= taken
-            finally:
-                await close_channel(channel)
+            async with self._reading(self._topology.unrouted) as reader:
+                while page := await reader.page(_RESCUE_BATCH):
+                    await (await publisher.send([_copy(self._topology.events, one) for one in page]))
+                    await reader.remove(page)
+                    moved += len(page)
         finally:
             await publisher.close()
         return moved
@@ -194,38 +181,26 @@ class RabbitMQ:
         finally:
             await publisher.close()
 
-    async def _rescue_batch(self, channel: aiormq.Channel, publisher: Publisher, size: int) -> int:
-        messages: list[DeliveredMessage] = []
-        while len(messages) < size:
-            message = await self._get(channel, self._topology.unrouted)
-            if message is None:
-                break
-            messages.append(message)
-        if not messages:
-            return 0
-        copies = [_copy(self._topology.events, message) for message in messages]
-        await (await publisher.send(copies))
-        last = messages[-1].delivery_tag or 0
-        await self._consume_link.guard(channel.basic_ack(last, multiple=True))
-        return len(messages)
-
-    async def _get(self, channel: aiormq.Channel, queue: str) -> DeliveredMessage | None:
-        message = await self._consume_link.guard(channel.basic_get(queue))
-        return None if isinstance(message.delivery, spec.Basic.GetEmpty) else message
+    @asynccontextmanager
+    async def _reading(self, queue: str, most_events: int | None = None) -> AsyncIterator[Reader]:
+        reader = Reader(self._consume_link, queue, self._config.max_prefetch_mb * 1_048_576)
+        try:
+            await reader.open(most_events)
+            yield reader
+        finally:
+            await reader.close()
 
     async def _count(self, channel: aiormq.Channel, queue: str) -> int:
         declared = await self._consume_link.guard(channel.queue_declare(queue, passive=True))
         return declared.message_count or 0
 
 
-def _copy(exchange: str, message: DeliveredMessage) -> Message:
-    delivery = delivery_of(message)
-    headers = {name: value for name, value in delivery.headers.items() if name != ROUTING_KEY}
+def _copy(exchange: str, delivery: Delivery) -> Message:
     return Message(
         exchange=exchange,
         routing_key=delivery.routing_key,
         body=delivery.body,
-        headers=headers,
+        headers=delivery.headers,
         message_id=delivery.message_id,
         type=delivery.type,
     )

@@ -45,7 +45,7 @@ format: dev ## Format the code, and fix what ruff can fix
 	@$(BIN)/ruff check --quiet --fix-only
 	@$(BIN)/ruff format
 
-services: dev ## Install the servers that tests use (RabbitMQ, PostgreSQL, MariaDB), where apt-get may be used
+services: dev ## Install the servers that tests use (RabbitMQ, PostgreSQL, MariaDB, Redis), where apt-get may be used
 	@$(BIN)/python -m tests.services install || true # without them their tests skip; with CI=true they fail
 
 dev: .venv/.dev-stamp
@@ -53,7 +53,7 @@ dev: .venv/.dev-stamp
 lock: ## Write both locks from pyproject.toml; ARGS=--upgrade takes newer versions
 	@uv=$$(mktemp -d) && trap 'rm -rf "$$uv"' EXIT && $(PYTHON) -m venv "$$uv" && \
 	"$$uv/bin/pip" install --quiet --disable-pip-version-check uv && \
-	"$$uv/bin/uv" $(UV_COMPILE) $(ARGS) --extra mysql --extra postgres --extra build pyproject.toml -o requirements.lock && \
+	"$$uv/bin/uv" $(UV_COMPILE) $(ARGS) --extra mysql --extra postgres --extra redis --extra build pyproject.toml -o requirements.lock && \
 	"$$uv/bin/uv" $(UV_COMPILE) $(ARGS) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean: ## Remove .venv and all caches; data under var/ stays

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection
 
-from gateway.config import Config, JsonlSink, PostgresSink, SinkBase, SqliteSink, mask_url
+from gateway.config import Config, JsonlSink, PostgresSink, RedisSink, SinkBase, SqliteSink, mask_url
 from gateway.topology import narrowed
 
 _SAMPLE = (
@@ -57,6 +57,8 @@ def local_url(config: Config, port: int) -> str:
 def _place(sink: SinkBase) -> str:
     if isinstance(sink, (JsonlSink, SqliteSink)):
         return f"{sink.kind} {sink.path}"
+    if isinstance(sink, RedisSink):
+        return f"redis {mask_url(sink.url.get_secret_value())} {sink.stream}"
     return f"postgres {mask_url(sink.dsn.get_secret_value())}" if isinstance(sink, PostgresSink) else ""
 
 

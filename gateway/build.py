@@ -15,6 +15,7 @@ from gateway.config import (
     PluginSink,
     PostgresSink,
     PythonSink,
+    RedisSink,
     SinkBase,
     SqliteSink,
     is_loopback,
@@ -34,6 +35,7 @@ _SINKS: Mapping[type[SinkBase], tuple[str, str, str]] = {
     JsonlSink: ("Jsonl", "jsonl", ""),
     SqliteSink: ("Sqlite", "sqlite", ""),
     PostgresSink: ("Postgres", "postgres", "postgres"),
+    RedisSink: ("Redis", "redis", "redis"),
     PythonSink: ("Own", "python", ""),
     PluginSink: ("Own", "python", ""),
 }

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.rabbitmq_world import forward, make, work  # noqa: F401 - fixtures
-from tests.services import MariaDB, Postgres, RabbitMQ
+from tests.services import MariaDB, Postgres, RabbitMQ, Redis
 
 # Why: how long one example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("untimed", deadline=None)
@@ -17,8 +17,8 @@ settings.load_profile("untimed")
 # Why: a run in the background of a shell inherits that SIGINT is ignored, and so would the processes under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-Server = TypeVar("Server", MariaDB, Postgres, RabbitMQ)
-SERVERS = ("rabbitmq", "postgres", "mariadb")
+Server = TypeVar("Server", MariaDB, Postgres, RabbitMQ, Redis)
+SERVERS = ("rabbitmq", "postgres", "mariadb", "redis")
 
 settings.register_profile("soak", max_examples=10_000, deadline=None, print_blob=True)
 
@@ -53,6 +53,12 @@ def mariadb() -> Iterator[MariaDB]:
     yield from running(MariaDB)
 
 
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Redis]:
+    """One server for the whole run; a test may stop or kill it."""
+    yield from running(Redis)
+
+
 @pytest.fixture(autouse=True)
 def _servers_are_up(request: pytest.FixtureRequest) -> None:
     """Start again what an earlier test left stopped, so that each failure stays with its own test."""
@@ -85,3 +91,10 @@ def mysql_dsn(mariadb: MariaDB) -> Iterator[str]:
     yield dsn
     mariadb.ensure_running()
     mariadb.delete_database(dsn)
+
+
+@pytest.fixture
+def redis_url(redis: Redis) -> str:
+    """The URL of a Redis that is empty when the test begins."""
+    redis.cli("FLUSHALL")
+    return redis.url

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
+import redis.asyncio
 from pydantic import SecretStr
 
-from gateway.config import JsonlSink, PostgresSink, PythonSink, SinkBase, SqliteSink
+from gateway.config import JsonlSink, PostgresSink, PythonSink, RedisSink, SinkBase, SqliteSink
 from gateway.exits import ExitsQuery, MemberExit
 from gateway.sinks import Sink, postgres, sqlite
 from gateway.sinks.jsonl import Jsonl
 from gateway.sinks.postgres import Postgres
 from gateway.sinks.python import Own
+from gateway.sinks.redis import Redis
 from gateway.sinks.sqlite import Sqlite
 from tests import services
 
@@ -144,6 +146,36 @@ class PostgresPlace:
 
     async def exits(self, query: ExitsQuery = ExitsQuery(limit=10_000)) -> list[MemberExit]:  # noqa: B008
         return await postgres.read_exits(self.config, query)
+
+    def take_away(self) -> None:
+        self.server.stop()
+
+    def bring_back(self) -> None:
+        self.server.start()
+
+
+class RedisPlace:
+    def __init__(self, server: services.Redis, url: str) -> None:
+        self.server = server
+        self.url = url
+
+    @property
+    def config(self) -> RedisSink:
+        return RedisSink(kind="redis", url=SecretStr(self.url), write_timeout_s=10)
+
+    def sink(self, **changes: Any) -> Redis:
+        return Redis(self.config.model_copy(update=changes), "cache")
+
+    async def entries(self, stream: str = "im:events") -> list[dict[str, str]]:
+        """Return the fields of each entry, oldest first."""
+        async with redis.asyncio.Redis.from_url(self.url, decode_responses=True) as client:
+            return [fields for _, fields in await client.xrange(stream)]
+
+    async def events(self) -> list[Any]:
+        return [json.loads(entry["event"]) for entry in await self.entries()]
+
+    async def exits(self, query: ExitsQuery = ExitsQuery(limit=10_000)) -> list[MemberExit]:  # noqa: B008
+        raise NotImplementedError
 
     def take_away(self) -> None:
         self.server.stop()

@@ -17,6 +17,7 @@ from gateway.config import (
     JsonlSink,
     PostgresSink,
     PythonSink,
+    RedisSink,
     SqliteSink,
     compiled,
     load,
@@ -27,7 +28,7 @@ from gateway.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "config.yaml"
 # What the examples of the documentation take from the environment.
-ENVIRON = {"CRM_PASSWORD": "x"}
+ENVIRON = {"CRM_PASSWORD": "x", "CACHE_PASSWORD": "x"}
 
 
 def config_of(tmp_path, text, environ=None):
@@ -60,7 +61,13 @@ def test_the_shown_defaults_are_the_real_ones(section):
 
 @pytest.mark.parametrize(
     ("name", "model"),
-    [("audit", JsonlSink), ("exits", SqliteSink), ("crm", PostgresSink), ("own", PythonSink)],
+    [
+        ("audit", JsonlSink),
+        ("exits", SqliteSink),
+        ("crm", PostgresSink),
+        ("own", PythonSink),
+        ("cache", RedisSink),
+    ],
 )
 def test_the_shown_sinks_have_every_key_with_its_default(name, model):
     """A sink in config.yaml shows all keys of its kind, and their defaults."""
@@ -148,10 +155,34 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
         ),
         (
             "sinks: {a: {kind: jsnl}}",
-            "sinks.a: there is no kind 'jsnl'; did you mean jsonl? There are: jsonl, postgres, python, sqlite.",
+            "sinks.a: there is no kind 'jsnl'; did you mean jsonl? There are: jsonl, postgres, python, redis, sqlite.",
         ),
         ("sinks: {a: {kind: jsonl}}", "sinks.a.path: field required"),
         ("sinks: {A b: {kind: jsonl, path: x}}", "sinks.A b: must be a name: a lower-case letter, then"),
+        (
+            "sinks: {a: {kind: redis, url: 'http://h'}}",
+            "sinks.a.url: must be redis://user:password@host:6379/0",
+        ),
+        ("sinks: {a: {kind: redis, url: 'redis://u:p#w@h'}}", "sinks.a.url: must be redis://user:"),
+        ("sinks: {a: {kind: redis, url: 'redis://h:99999'}}", "sinks.a.url: must be redis://user:"),
+        ("sinks: {a: {kind: redis, url: 'redis://h/x'}}", "sinks.a.url: must be redis://user:"),
+        ("sinks: {a: {kind: redis, url: 'rediss://h?ssl_cert_reqs=none'}}", "without a query"),
+        (
+            "sinks: {a: {kind: redis, url: 'redis://h', stream: 'a b'}}",
+            "sinks.a.stream: must be a key without",
+        ),
+        (
+            "sinks: {a: {kind: redis, url: 'redis://h', stream: '{}x'}}",
+            "sinks.a.stream: must be a key without",
+        ),
+        (
+            "sinks: {a: {kind: redis, url: 'redis://h', stream: ''}}",
+            "sinks.a.stream: string should have at least 1",
+        ),
+        (
+            "sinks: {a: {kind: redis, url: 'redis://h', window_s: 0}}",
+            "sinks.a.window_s: input should be greater",
+        ),
         ("apps: {abc: {}}", "apps.abc: must be an SDKAppID: decimal digits, at most 20 (it is 'abc')"),
         ("apps: {'1': {path: no-slash}}", "apps.1.path: must be the path of the console's callback URL"),
         ("apps: {'1': {tokens: ['']}}", "apps.1.tokens: a token may not be empty"),
@@ -317,11 +348,13 @@ def test_secrets_are_masked(tmp_path):
 admin: {token: admin-secret}
 apps: {'1': {tokens: [token-secret]}}
 broker: {url: ['amqp://u:amqp-secret@a/', 'amqps://u:amqp%40secret@b/v'], management_url: 'http://u:mgmt-secret@h'}
-sinks: {a: {kind: postgres, dsn: 'postgresql://u:dsn-pw5ecr3t@h/d'}, b: {kind: postgres, dsn: 'host=h password=kv-secret'}}
+sinks: {a: {kind: postgres, dsn: 'postgresql://u:dsn-pw5ecr3t@h/d'}, b: {kind: postgres, dsn: 'host=h password=kv-secret'}, c: {kind: redis, url: 'redis://u:redis-pw5ecr3t@h'}}
 """
     printed = yaml.safe_dump(masked(config_of(tmp_path, text)))
 
     assert "secret" not in printed
+    assert "5ecr3t" not in printed
+    assert "redis://u:***@h" in printed
     assert "amqps://u:***@b/v" in printed
 
 

@@ -22,8 +22,8 @@ from tests.services.supervisor import descendants
 
 PARENT = """
 import sys, time
-from tests.services import MariaDB, Postgres, RabbitMQ
-server = {"MariaDB": MariaDB, "Postgres": Postgres, "RabbitMQ": RabbitMQ}[sys.argv[1]]()
+from tests import services
+server = getattr(services, sys.argv[1])()
 print(server._processes._supervisor.pid, server._processes.folder, flush=True)
 time.sleep(600)
 """
@@ -189,7 +189,7 @@ def test_databases_of_mariadb_are_separate(mariadb: MariaDB, mysql_dsn: str) -> 
     mariadb.delete_database(other)
 
 
-@pytest.mark.parametrize("name", ["rabbitmq", "postgres", "mariadb"])
+@pytest.mark.parametrize("name", ["rabbitmq", "postgres", "mariadb", "redis"])
 def test_close_leaves_nothing(name: str, request: pytest.FixtureRequest) -> None:
     """After close no process and no folder is left, and another instance runs on undisturbed."""
     other = request.getfixturevalue(name)
@@ -209,6 +209,7 @@ def test_close_leaves_nothing(name: str, request: pytest.FixtureRequest) -> None
         ("postgres", signal.SIGKILL),
         ("postgres", signal.SIGTERM),
         ("postgres", signal.SIGINT),
+        ("redis", signal.SIGKILL),
         ("mariadb", signal.SIGKILL),
     ],
 )

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import closing
+from itertools import pairwise
 
 import pytest
 
@@ -123,6 +124,31 @@ def test_the_page_sample_into_postgres(make, broker, pg_dsn):
     assert post_sample(gateway) == OK
     eventually(lambda: "tommy" in gateway.command("exits"), "the exits")
     assert_exits_shows_it(gateway)
+
+
+def test_callbacks_reach_a_redis_stream_once(make, amqp_url, redis, redis_url):
+    """Through RabbitMQ, past a Redis that is killed meanwhile, published a second time: one entry each."""
+    gateway = make(broker={"url": amqp_url}, sinks={"cache": {"kind": "redis", "url": redis_url}})
+    process = gateway.start("run")
+    sender = gateway.sender()
+    assert all(sender.post(number) for number in range(50))
+    redis.kill()
+    assert all(sender.post(number) for number in range(50, 100))
+    redis.start()
+    eventually(lambda: redis.cli("XLEN", "im:events") == "100", "all entries")
+    said = gateway.command("journal", "replay", "--from", "1", expect=2)
+    assert "--yes: cache (redis, once window_s is over) write an event again" in said
+    gateway.command("journal", "replay", "--from", "1", "--yes")
+    written = "gateway_sink_written_total{sink=cache}"
+    eventually(lambda: gateway.metrics().get(written, 0) >= 200, "the copies are written")
+
+    assert sorted(number_of(json.loads(one)) for one in _events(redis)) == list(range(100))
+    assert gateway.stop(process) == 0
+
+
+def _events(redis):
+    lines = redis.cli("XRANGE", "im:events", "-", "+").splitlines()
+    return [line for before, line in pairwise(lines) if before == "event"]
 
 
 def test_the_metrics_add_up(make, broker):

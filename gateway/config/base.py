@@ -20,11 +20,13 @@ _APP_ID = r"^[0-9]{1,20}$"
 _URL_PATH = r"^/[^?#\s]*$"
 _NAME = r"^[a-z][a-z0-9_-]{0,62}$"
 _TARGET = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+STREAM = r"^[!-z|~]*(\{[!-z|~]+\}[!-z|~]*)?$"
 MEANT: Mapping[str, str] = {
     _APP_ID: "must be an SDKAppID: decimal digits, at most 20",
     _URL_PATH: "must be the path of the console's callback URL: it begins with / and has no ?, # or blank",
     _NAME: "must be a name: a lower-case letter, then lower-case letters, digits, _ or -, at most 63",
     _TARGET: "must be module:Class, like my_sinks:Crm",
+    STREAM: "must be a key without blanks, with at most one {part} in braces (its place in a cluster)",
 }
 """What a pattern asks for, in words."""
 

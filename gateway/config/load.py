@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from gateway.config.answers import Answer
 from gateway.config.base import MEANT, Section
 from gateway.config.records import Admin, App, Broker, Config, Journal, Listen, Log
-from gateway.config.sinks import FAMILIES, KINDS, PluginSink, PostgresSink, PythonSink
+from gateway.config.sinks import FAMILIES, KINDS, PluginSink, PythonSink
 from gateway.errors import ConfigError
 
 ENV_PREFIX = "GATEWAY__"
@@ -36,6 +36,7 @@ _SHAPES: Mapping[str, str] = {
     "tuple_type": "must be a list, like [a, b]", "path_type": "must be the path of a file",
     "union_tag_not_found": f"needs a kind: {', '.join(KINDS)}",
 }  # fmt: skip
+_URLS = ("dsn", "url")  # secrets that are printed with their passwords masked, because the rest says where
 _SECTIONS: Mapping[str, type[Section]] = {
     "listen": Listen, "answers": Answer, "admin": Admin, "apps": App, "journal": Journal, "broker": Broker,
     "log": Log,
@@ -82,8 +83,9 @@ def masked(config: Config) -> dict[str, Any]:
 
     plain: dict[str, Any] = mask(config.model_dump(mode="json"))
     for name, sink in config.sinks.items():
-        if isinstance(sink, PostgresSink):
-            plain["sinks"][name]["dsn"] = mask_url(sink.dsn.get_secret_value())
+        for key, value in sink:
+            if key in _URLS and isinstance(value, SecretStr):
+                plain["sinks"][name][key] = mask_url(value.get_secret_value())
         if isinstance(sink, (PythonSink, PluginSink)):
             # Why all text: nobody but the class knows which of it is a secret.
             plain["sinks"][name]["options"] = _without_text(sink.options)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, ClassVar, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Field, SecretStr, Tag, field_validator, model_validator
 
+from gateway.config.base import STREAM as _STREAM
 from gateway.config.base import AppId, File, Patterns, Seconds, Section, Target, Whole
 from gateway.config.expressions import Expression
 
-Effect = Literal["once", "at_least_once"]
-"""``once``: an event that comes again changes nothing. ``at_least_once``: it may leave a second trace."""
+_DATABASE = re.compile(r"(/[0-9]{0,4})?")
+_REDIS_URL = (
+    "must be redis://user:password@host:6379/0, or rediss:// for TLS, without a query; special characters"
+    " in user and password are written as %40"
+)
+
+Effect = Literal["once", "once_in_a_window", "at_least_once"]
+"""``once``: an event that comes again changes nothing. ``at_least_once``: it may leave a second trace;
+``once_in_a_window``: only after the time that the sink's ``window_s`` names."""
 
 
 class SinkBase(Section):
@@ -78,7 +88,37 @@ class PythonSink(SinkBase):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-BuiltIn = Annotated[JsonlSink | SqliteSink | PostgresSink | PythonSink, Field(discriminator="kind")]
+class RedisSink(SinkBase):
+    """A Redis stream with one entry an event."""
+
+    effect = "once_in_a_window"
+
+    kind: Literal["redis"]
+    url: SecretStr
+    tls_ca: File | None = None
+    stream: Annotated[str, Field(pattern=_STREAM, min_length=1, max_length=200)] = "im:events"
+    max_len: Annotated[Whole, Field(ge=0)] = 1_000_000
+    window_s: Annotated[Whole, Field(ge=1, le=2_592_000)] = 3600
+
+    @field_validator("url")
+    @classmethod
+    def _readable(cls, url: SecretStr) -> SecretStr:
+        try:
+            parts = urlsplit(url.get_secret_value())
+            is_good = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        except ValueError:
+            is_good = False
+        # Why no query: the driver would take timeouts and "do not verify" from there.
+        if not is_good or parts.scheme not in ("redis", "rediss") or parts.query or parts.fragment:
+            raise ValueError(_REDIS_URL)
+        if not _DATABASE.fullmatch(parts.path):
+            raise ValueError(_REDIS_URL)
+        return url
+
+
+BuiltIn = Annotated[
+    JsonlSink | SqliteSink | PostgresSink | PythonSink | RedisSink, Field(discriminator="kind")
+]
 KINDS: Mapping[str, type[SinkBase]] = {
     get_args(record.model_fields["kind"].annotation)[0]: record for record in get_args(get_args(BuiltIn)[0])
 }

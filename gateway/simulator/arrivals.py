@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gateway.config import JsonlSink, PostgresSink, SinkBase, SqliteSink
+from gateway.config import JsonlSink, PostgresSink, RedisSink, SinkBase, SqliteSink
 from gateway.errors import ConfigError, Unavailable
 from gateway.event import parse_json
 
@@ -20,6 +20,7 @@ _ROTATED = re.compile(r"\.\d{8}T\d{6}Z(?:-\d+)?")
 _EVENT_DEPTH = 128
 _BUSY_TIMEOUT_S = 5.0
 _DATABASE_TIMEOUT_S = 30.0
+_PAGE_ENTRIES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +42,17 @@ class Arrivals(Protocol):
 
 
 def arrivals_of(sink: SinkBase) -> Arrivals:
-    """Return the reader for *sink*; ConfigError where what it has written can't be read back."""
-    if isinstance(sink, JsonlSink):
-        return _Lines(sink.path)
-    if isinstance(sink, SqliteSink):
-        return _SqliteRows(sink.path)
-    if isinstance(sink, PostgresSink):
-        return _PostgresRows(sink)
-    raise ConfigError("--sink: only jsonl, sqlite and postgres sinks can be read back; name one of these")
+    """Return the reader for *sink*; ConfigError where what arrived can't be read back."""
+    match sink:
+        case JsonlSink():
+            return _Lines(sink.path)
+        case SqliteSink():
+            return _SqliteRows(sink.path)
+        case PostgresSink():
+            return _PostgresRows(sink)
+        case RedisSink():
+            return _RedisEntries(sink)
+    raise ConfigError("--sink: what came to a sink of this kind stands elsewhere; name one of another kind")
 
 
 def arrival_of(body: bytes) -> Arrival | None:
@@ -159,6 +163,31 @@ class _PostgresRows:
         fresh = [row for row in rows if (row["source"], row["id"]) not in self._seen]
         self._seen.update((row["source"], row["id"]) for row in fresh)
         return [Arrival(row["id"], row["source"], row["recorded"]) for row in fresh]
+
+
+class _RedisEntries:
+    def __init__(self, sink: RedisSink) -> None:
+        self._sink = sink
+        self._last = "-"
+
+    async def new(self) -> list[Arrival]:
+        # Why imported here: only this kind of sink needs the driver.
+        from redis.asyncio import Redis
+        from redis.exceptions import RedisError
+
+        client = Redis.from_url(self._sink.url.get_secret_value(), socket_timeout=_DATABASE_TIMEOUT_S)
+        if self._sink.tls_ca is not None:
+            client.connection_pool.connection_kwargs["ssl_ca_certs"] = str(self._sink.tls_ca)
+        bodies: list[bytes] = []
+        try:
+            while entries := await client.xrange(self._sink.stream, min=self._last, count=_PAGE_ENTRIES):
+                self._last = f"({entries[-1][0].decode()}"  # type: ignore[union-attr]
+                bodies += (fields[b"event"] for _, fields in entries)  # type: ignore[index, misc]
+        except (OSError, KeyError, RedisError) as error:
+            raise Unavailable("unreadable", f"Redis can't be read ({type(error).__name__})") from error
+        finally:
+            await client.aclose()
+        return [found for body in bodies if (found := arrival_of(body)) is not None]
 
 
 def _identity(fd: int) -> tuple[int, int]:

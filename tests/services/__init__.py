@@ -9,5 +9,6 @@ from tests.services.mariadb import MariaDB
 from tests.services.postgres import Postgres
 from tests.services.processes import ServerMissing
 from tests.services.rabbitmq import RabbitMQ
+from tests.services.redis import Redis
 
-__all__ = ["MariaDB", "Postgres", "RabbitMQ", "ServerMissing"]
+__all__ = ["MariaDB", "Postgres", "RabbitMQ", "Redis", "ServerMissing"]

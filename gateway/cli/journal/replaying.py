@@ -83,7 +83,7 @@ def _check_sinks(config: Config, name: str | None, *, is_allowed: bool) -> None:
         known = ", ".join(config.sinks) or "none"
         raise ConfigError(f"--sink: the configuration has no sink {name!r}; it has: {known}")
     again = [
-        f"{key} ({sink.kind})"
+        f"{key} ({sink.kind}{', once window_s is over' if sink.effect == 'once_in_a_window' else ''})"
         for key, sink in config.sinks.items()
         if sink.effect != "once" and name in (None, key)
     ]

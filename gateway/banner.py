@@ -5,7 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection
 
-from gateway.config import Config, JsonlSink, PostgresSink, RedisSink, SinkBase, SqliteSink, mask_url
+from gateway.config import (
+    Config,
+    JsonlSink,
+    MysqlSink,
+    PostgresSink,
+    RedisSink,
+    SinkBase,
+    SqliteSink,
+    mask_url,
+)
 from gateway.topology import narrowed
 
 _SAMPLE = (
@@ -59,7 +68,9 @@ def _place(sink: SinkBase) -> str:
         return f"{sink.kind} {sink.path}"
     if isinstance(sink, RedisSink):
         return f"redis {mask_url(sink.url.get_secret_value())} {sink.stream}"
-    return f"postgres {mask_url(sink.dsn.get_secret_value())}" if isinstance(sink, PostgresSink) else ""
+    if isinstance(sink, (PostgresSink, MysqlSink)):
+        return f"{sink.kind} {mask_url(sink.dsn.get_secret_value())}"
+    return ""
 
 
 def _bracketed(host: str) -> str:

@@ -12,6 +12,7 @@ from gateway.broker import Broker
 from gateway.config import (
     Config,
     JsonlSink,
+    MysqlSink,
     PluginSink,
     PostgresSink,
     PythonSink,
@@ -35,6 +36,7 @@ _SINKS: Mapping[type[SinkBase], tuple[str, str, str]] = {
     JsonlSink: ("Jsonl", "jsonl", ""),
     SqliteSink: ("Sqlite", "sqlite", ""),
     PostgresSink: ("Postgres", "postgres", "postgres"),
+    MysqlSink: ("Mysql", "mysql", "mysql"),
     RedisSink: ("Redis", "redis", "redis"),
     PythonSink: ("Own", "python", ""),
     PluginSink: ("Own", "python", ""),

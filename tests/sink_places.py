@@ -5,15 +5,18 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import asyncpg
+import pymysql
 import redis.asyncio
 from pydantic import SecretStr
 
-from gateway.config import JsonlSink, PostgresSink, PythonSink, RedisSink, SinkBase, SqliteSink
+from gateway.config import JsonlSink, MysqlSink, PostgresSink, PythonSink, RedisSink, SinkBase, SqliteSink
 from gateway.exits import ExitsQuery, MemberExit
-from gateway.sinks import Sink, postgres, sqlite
+from gateway.sinks import Sink, mysql, postgres, sqlite
 from gateway.sinks.jsonl import Jsonl
+from gateway.sinks.mysql import Mysql
 from gateway.sinks.postgres import Postgres
 from gateway.sinks.python import Own
 from gateway.sinks.redis import Redis
@@ -176,6 +179,45 @@ class RedisPlace:
 
     async def exits(self, query: ExitsQuery = ExitsQuery(limit=10_000)) -> list[MemberExit]:  # noqa: B008
         raise NotImplementedError
+
+    def take_away(self) -> None:
+        self.server.stop()
+
+    def bring_back(self) -> None:
+        self.server.start()
+
+
+class MysqlPlace:
+    def __init__(self, server: services.MariaDB, dsn: str) -> None:
+        self.server = server
+        self.dsn = dsn
+
+    @property
+    def config(self) -> MysqlSink:
+        return MysqlSink(kind="mysql", dsn=SecretStr(self.dsn))
+
+    def sink(self, **changes: Any) -> Mysql:
+        return Mysql(self.config.model_copy(update=changes), "exits")
+
+    def run(self, *statements: str) -> list[Any]:
+        """Return the rows of the last of *statements*."""
+        with self.connect() as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            return list(cursor.fetchall())
+
+    def connect(self) -> Any:
+        url = urlsplit(self.dsn)
+        return pymysql.connect(
+            host=url.hostname, port=url.port or 0, user=url.username, password=url.password or "",
+            database=url.path[1:], autocommit=True,
+        )  # fmt: skip
+
+    async def events(self) -> list[Any]:
+        return [json.loads(row[0]) for row in self.run("SELECT event FROM im_events ORDER BY seq")]
+
+    async def exits(self, query: ExitsQuery = ExitsQuery(limit=10_000)) -> list[MemberExit]:  # noqa: B008
+        return await mysql.read_exits(self.config, query)
 
     def take_away(self) -> None:
         self.server.stop()

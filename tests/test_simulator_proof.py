@@ -7,7 +7,7 @@ import pytest
 from gateway import build
 from gateway.callback import Callback
 from gateway.catalogue import ROWS
-from gateway.config import JsonlSink, PostgresSink, RedisSink, SqliteSink
+from gateway.config import JsonlSink, MysqlSink, PostgresSink, RedisSink, SqliteSink
 from gateway.errors import ConfigError, Unavailable
 from gateway.ids import FACT_DIGITS
 from gateway.normalise import ID_RECIPE, normalise
@@ -24,13 +24,15 @@ HEAD = Head(APP, NOW_MS, 1)
 OPEN = Redaction()
 
 
-@pytest.fixture(params=["jsonl", "sqlite", "postgres", "redis"])
+@pytest.fixture(params=["jsonl", "sqlite", "postgres", "mysql", "redis"])
 def sink_config(request, tmp_path):
     """One sink of each kind, in a place of its own."""
     if request.param == "postgres":
         return PostgresSink(kind="postgres", dsn=request.getfixturevalue("pg_dsn"))
     if request.param == "redis":
         return RedisSink(kind="redis", url=request.getfixturevalue("redis_url"))
+    if request.param == "mysql":
+        return MysqlSink(kind="mysql", dsn=request.getfixturevalue("mysql_dsn"))
     kind = JsonlSink if request.param == "jsonl" else SqliteSink
     return kind(kind=request.param, path=tmp_path / "sink", **({"rotate_mb": 1} if kind is JsonlSink else {}))
 

@@ -10,9 +10,8 @@ import pytest
 from gateway.errors import Poison, Unavailable
 from gateway.event import Event
 from gateway.exits import ExitsQuery
-from gateway.sinks import Failures, postgres_rows, postgres_schema
+from gateway.sinks import Failures, postgres_schema
 from gateway.sinks.postgres import Postgres, read_exits
-from gateway.sinks.rows import shape
 from tests import services
 from tests.sink_events import exit_event
 from tests.sink_places import PostgresPlace
@@ -110,25 +109,6 @@ async def test_poison_names_no_value(place: PostgresPlace) -> None:
 
     assert failures[0].reason == "refused_by_database"
     assert "stranger" not in str(failures[0])
-
-
-async def test_a_large_batch_goes_in_parts(place: PostgresPlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one statement carries is bounded; the batch is written all the same."""
-    monkeypatch.setattr(postgres_rows, "_STATEMENT_BYTES", 5_000)
-    batch = [exit_event(f"{number:03d}") for number in range(50)]
-    rows, _ = shape(batch)
-
-    assert len(list(postgres_rows.parts(postgres_rows.sorted_by_key(rows)))) > 5
-    assert await write(place.sink(), *batch) == {}
-    assert len(await place.events()) == 50
-
-
-def test_each_event_goes_once_and_in_the_order_of_keys() -> None:
-    """Two workers that insert overlapping batches take the keys in one order, not in a circle."""
-    rows, _ = shape([exit_event(event_id) for event_id in ("b", "a", "c", "a")])
-    keyed = postgres_rows.sorted_by_key(rows)
-
-    assert [(one.row.id, one.indexes) for one in keyed] == [("a", [1, 3]), ("b", [0]), ("c", [2])]
 
 
 async def test_rights_to_read_and_add_are_enough(place: PostgresPlace) -> None:

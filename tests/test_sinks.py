@@ -1,7 +1,6 @@
 """What every sink owes its worker, tried on each kind with its real place."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,33 +10,43 @@ from gateway.event import Event
 from gateway.exits import ExitsQuery
 from gateway.sinks.transform import Transformed
 from tests.sink_events import TIME, TIME_MS, cloud_event, exit_event
-from tests.sink_places import JsonlPlace, Place, PostgresPlace, PythonPlace, RedisPlace, SqlitePlace
+from tests.sink_places import (
+    JsonlPlace,
+    MysqlPlace,
+    Place,
+    PostgresPlace,
+    PythonPlace,
+    RedisPlace,
+    SqlitePlace,
+)
 
 
-@pytest.fixture(params=["jsonl", "sqlite", "postgres", "python", "python plain", "redis"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place_of(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    match request.param:
+        case "jsonl":
+            return JsonlPlace(tmp_path)
+        case "sqlite":
+            return SqlitePlace(tmp_path)
+        case "postgres":
+            return PostgresPlace(request.getfixturevalue("postgres"), request.getfixturevalue("pg_dsn"))
+        case "mysql":
+            return MysqlPlace(request.getfixturevalue("mariadb"), request.getfixturevalue("mysql_dsn"))
+        case "redis":
+            return RedisPlace(request.getfixturevalue("redis"), request.getfixturevalue("redis_url"))
+        case _:
+            return PythonPlace(tmp_path, "PlainLines" if request.param == "python plain" else "Lines")
+
+
+@pytest.fixture(params=["jsonl", "sqlite", "postgres", "mysql", "python", "python plain", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A fresh place of each kind."""
-    if request.param == "jsonl":
-        yield JsonlPlace(tmp_path)
-    elif request.param == "sqlite":
-        yield SqlitePlace(tmp_path)
-    elif request.param.startswith("python"):
-        yield PythonPlace(tmp_path, "PlainLines" if request.param == "python plain" else "Lines")
-    elif request.param == "redis":
-        yield RedisPlace(request.getfixturevalue("redis"), request.getfixturevalue("redis_url"))
-    else:
-        server = request.getfixturevalue("postgres")
-        yield PostgresPlace(server, request.getfixturevalue("pg_dsn"))
+    return place_of(request, tmp_path)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A fresh place of each kind that has tables."""
-    if request.param == "sqlite":
-        yield SqlitePlace(tmp_path)
-    else:
-        server = request.getfixturevalue("postgres")
-        yield PostgresPlace(server, request.getfixturevalue("pg_dsn"))
+    return place_of(request, tmp_path)
 
 
 async def write(place: Place, *batches: list[Event]) -> list[dict[int, Poison | Unavailable]]:
@@ -137,6 +146,15 @@ async def test_a_group_id_of_1_mb_is_written(place: Place) -> None:
 
     assert failures == [{}]
     assert sorted(len(event["data"]["group_id"]) for event in await place.events()) == [14, 1_200_000]
+
+
+async def test_a_batch_larger_than_a_statement_is_written(place: Place) -> None:
+    """What a server takes at once is bounded; the batch is written all the same, a large event included."""
+    sizes = [1_000_000] * 9 + [6_000_000]
+    batch = [exit_event(str(at), raw=b'"%s"' % (b"x" * size)) for at, size in enumerate(sizes)]
+
+    assert await write(place, batch) == [{}]
+    assert [len(event["data"]["raw"]) for event in await place.events()] == sizes
 
 
 async def test_a_number_beyond_all_types_costs_at_most_its_own_event(place: Place) -> None:

@@ -151,6 +151,16 @@ def _events(redis):
     return [line for before, line in pairwise(lines) if before == "event"]
 
 
+def test_the_page_sample_into_mysql(make, broker, mysql_dsn):
+    """The same into MariaDB."""
+    gateway = make(broker=broker, sinks={"shop": {"kind": "mysql", "dsn": mysql_dsn}})
+    gateway.start("run")
+
+    assert post_sample(gateway) == OK
+    eventually(lambda: "tommy" in gateway.command("exits"), "the exits")
+    assert_exits_shows_it(gateway)
+
+
 def test_the_metrics_add_up(make, broker):
     """answered = refused + probes + stored = head; the last callback's time tells of silence (pitfall 8)."""
     gateway = make(broker=broker)

@@ -17,7 +17,7 @@ from gateway.cli import journal, topology
 from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config, run_async, time_ms
 from gateway.cli.schema import schema
 from gateway.cli.send import send
-from gateway.config import Config, PostgresSink, SqliteSink
+from gateway.config import Config, MysqlSink, PostgresSink, SqliteSink
 from gateway.errors import ConfigError
 from gateway.exits import ExitsQuery, MemberExit
 
@@ -128,24 +128,30 @@ def _run(path: ConfigOption, *, serves: bool, works: bool, only_sink: str | None
         raise typer.Exit(wiring.run(config, serves=serves, works=works, only_sink=only_sink))
 
 
-def _database(config: Config, name: str | None) -> SqliteSink | PostgresSink:
-    found = {key: sink for key, sink in config.sinks.items() if isinstance(sink, (SqliteSink, PostgresSink))}
+def _database(config: Config, name: str | None) -> SqliteSink | PostgresSink | MysqlSink:
+    kinds = (SqliteSink, PostgresSink, MysqlSink)
+    found = {key: sink for key, sink in config.sinks.items() if isinstance(sink, kinds)}
     if name is not None and name not in found:
         raise ConfigError(
-            f"--sink: {name!r} is no sqlite or postgres sink; there are: {', '.join(found) or 'none'}"
+            f"--sink: {name!r} is no sqlite, postgres or mysql sink; there are: {', '.join(found) or 'none'}"
         )
     if not found:
         raise ConfigError(
-            "sinks: exits are kept by a sink of kind sqlite or postgres, and none is configured"
+            "sinks: exits are kept by a sink of kind sqlite, postgres or mysql, and none is configured"
         )
     return found[name] if name is not None else next(iter(found.values()))
 
 
-async def _read_exits(sink: SqliteSink | PostgresSink, query: ExitsQuery) -> list[MemberExit]:
+async def _read_exits(sink: SqliteSink | PostgresSink | MysqlSink, query: ExitsQuery) -> list[MemberExit]:
+    # Why imported here: only this kind of sink needs the driver.
     if isinstance(sink, SqliteSink):
         from gateway.sinks.sqlite import read_exits as read_sqlite
 
         return await read_sqlite(sink, query)
+    if isinstance(sink, MysqlSink):
+        from gateway.sinks.mysql import read_exits as read_mysql
+
+        return await read_mysql(sink, query)
     from gateway.sinks.postgres import read_exits as read_postgres
 
     return await read_postgres(sink, query)

@@ -1,19 +1,11 @@
 """The configuration: one YAML file, typed records, all defaults in one place."""
 
+from gateway.config.databases import MysqlSink, PostgresSink, SqliteSink
 from gateway.config.expressions import MISFITS, Expression, compiled
 from gateway.config.load import load, mask_url, masked
 from gateway.config.records import Admin, App, Broker, Config, Journal, Listen, Log, is_loopback
-from gateway.config.sinks import (
-    JsonlSink,
-    PluginSink,
-    PostgresSink,
-    PythonSink,
-    RedisSink,
-    Sink,
-    SinkBase,
-    SqliteSink,
-    plugins,
-)
+from gateway.config.sink import SinkBase
+from gateway.config.sinks import JsonlSink, PluginSink, PythonSink, RedisSink, Sink, plugins
 
 __all__ = [
     "MISFITS",
@@ -26,6 +18,7 @@ __all__ = [
     "JsonlSink",
     "Listen",
     "Log",
+    "MysqlSink",
     "PluginSink",
     "PostgresSink",
     "PythonSink",

@@ -6,47 +6,21 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Field, SecretStr, Tag, field_validator, model_validator
 
 from gateway.config.base import STREAM as _STREAM
-from gateway.config.base import AppId, File, Patterns, Seconds, Section, Target, Whole
-from gateway.config.expressions import Expression
+from gateway.config.base import File, Target, Whole
+from gateway.config.databases import MysqlSink, PostgresSink, SqliteSink
+from gateway.config.sink import SinkBase
 
 _DATABASE = re.compile(r"(/[0-9]{0,4})?")
 _REDIS_URL = (
     "must be redis://user:password@host:6379/0, or rediss:// for TLS, without a query; special characters"
     " in user and password are written as %40"
 )
-
-Effect = Literal["once", "once_in_a_window", "at_least_once"]
-"""``once``: an event that comes again changes nothing. ``at_least_once``: it may leave a second trace;
-``once_in_a_window``: only after the time that the sink's ``window_s`` names."""
-
-
-class SinkBase(Section):
-    """What all sinks have."""
-
-    effect: ClassVar[Effect]
-    # Why here and not on the sink: who replays has to know it, and need not have the sink's driver installed.
-
-    events: Patterns = ("#",)
-    apps: tuple[AppId, ...] = ()
-    transform: Expression | None = None
-    batch_max_events: Annotated[Whole, Field(ge=1, le=10_000)] = 500
-    batch_max_wait_ms: Annotated[Whole, Field(ge=0, le=60_000)] = 20
-    write_timeout_s: Seconds = 30
-    hold_max_s: Seconds = 60
-
-    @field_validator("events")
-    @classmethod
-    def _routable(cls, events: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in events:
-            if not pattern or len(pattern.encode()) > 255 or any(part == "" for part in pattern.split(".")):
-                raise ValueError("a topic pattern has 1 to 255 bytes and no empty word: im.group.#")
-        return events
 
 
 class JsonlSink(SinkBase):
@@ -57,25 +31,6 @@ class JsonlSink(SinkBase):
     kind: Literal["jsonl"]
     path: File
     rotate_mb: Annotated[Whole, Field(ge=0)] = 256
-
-
-class SqliteSink(SinkBase):
-    """A SQLite file with a table of events and one of member exits."""
-
-    effect = "once"
-
-    kind: Literal["sqlite"]
-    path: File
-
-
-class PostgresSink(SinkBase):
-    """A PostgreSQL database with a table of events and one of member exits."""
-
-    effect = "once"
-
-    kind: Literal["postgres"]
-    dsn: SecretStr
-    table_prefix: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,30}$")] = "im_"
 
 
 class PythonSink(SinkBase):
@@ -117,7 +72,7 @@ class RedisSink(SinkBase):
 
 
 BuiltIn = Annotated[
-    JsonlSink | SqliteSink | PostgresSink | PythonSink | RedisSink, Field(discriminator="kind")
+    JsonlSink | SqliteSink | PostgresSink | MysqlSink | PythonSink | RedisSink, Field(discriminator="kind")
 ]
 KINDS: Mapping[str, type[SinkBase]] = {
     get_args(record.model_fields["kind"].annotation)[0]: record for record in get_args(get_args(BuiltIn)[0])

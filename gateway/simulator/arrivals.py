@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote, urlsplit
 
-from gateway.config import JsonlSink, PostgresSink, RedisSink, SinkBase, SqliteSink
+from gateway.config import JsonlSink, MysqlSink, PostgresSink, RedisSink, SinkBase, SqliteSink
 from gateway.errors import ConfigError, Unavailable
 from gateway.event import parse_json
+
+if TYPE_CHECKING:
+    import pymysql
 
 _ROTATED = re.compile(r"\.\d{8}T\d{6}Z(?:-\d+)?")
 _EVENT_DEPTH = 128
@@ -50,6 +54,8 @@ def arrivals_of(sink: SinkBase) -> Arrivals:
             return _SqliteRows(sink.path)
         case PostgresSink():
             return _PostgresRows(sink)
+        case MysqlSink():
+            return _MysqlRows(sink)
         case RedisSink():
             return _RedisEntries(sink)
     raise ConfigError("--sink: what came to a sink of this kind stands elsewhere; name one of another kind")
@@ -188,6 +194,52 @@ class _RedisEntries:
         finally:
             await client.aclose()
         return [found for body in bodies if (found := arrival_of(body)) is not None]
+
+
+class _MysqlRows:
+    def __init__(self, sink: MysqlSink) -> None:
+        self._sink = sink
+        self._seen: set[tuple[str, str]] = set()
+
+    async def new(self) -> list[Arrival]:
+        return await asyncio.to_thread(self._new)
+
+    def _new(self) -> list[Arrival]:
+        # Why imported here: only this kind of sink needs the driver.
+        import pymysql
+
+        table = f"{self._sink.table_prefix}events"
+        try:
+            with _mysql(self._sink) as connection, connection.cursor() as cursor:
+                cursor.execute("SHOW TABLES LIKE %s", (table,))
+                if not cursor.fetchall():
+                    return []
+                cursor.execute(f"SELECT source, id, recordedtime FROM {table}")  # noqa: S608 - the prefix is checked
+                rows = cursor.fetchall()
+        except (OSError, ValueError, pymysql.err.MySQLError) as error:
+            # Why no text: it may quote a part of the DSN.
+            raise Unavailable("unreadable", f"MySQL can't be read ({type(error).__name__})") from error
+        fresh = [row for row in rows if (row[0], row[1]) not in self._seen]
+        self._seen.update((row[0], row[1]) for row in fresh)
+        # All times of the table are UTC.
+        return [
+            Arrival(row[1], row[0], f"{row[2].isoformat(timespec='milliseconds')}Z" if row[2] else "")
+            for row in fresh
+        ]
+
+
+def _mysql(sink: MysqlSink) -> pymysql.Connection[pymysql.cursors.Cursor]:
+    import pymysql
+
+    url = urlsplit(sink.dsn.get_secret_value())
+    files = {"ssl_ca": sink.tls_ca, "ssl_cert": sink.tls_cert, "ssl_key": sink.tls_key}
+    tls: dict[str, Any] = {name: str(path) for name, path in files.items() if path is not None}
+    return pymysql.connect(
+        host=url.hostname, port=url.port or 3306, user=unquote(url.username or ""),
+        password=unquote(url.password or ""), database=unquote(url.path[1:]),
+        connect_timeout=_DATABASE_TIMEOUT_S, read_timeout=_DATABASE_TIMEOUT_S,
+        ssl_disabled=sink.tls == "never", **tls,
+    )  # fmt: skip
 
 
 def _identity(fd: int) -> tuple[int, int]:

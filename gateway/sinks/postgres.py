@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
-from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -17,14 +16,14 @@ from gateway.errors import Poison, Unavailable
 from gateway.event import Event
 from gateway.exits import ExitsQuery, MemberExit
 from gateway.sinks import Failures
+from gateway.sinks.batches import Keyed, halves, parts, place_of, sorted_by_key
 from gateway.sinks.postgres_errors import is_content, unavailable
-from gateway.sinks.postgres_rows import INSERT, KeyedRow, columns, moment, parts, sorted_by_key, to_ms
+from gateway.sinks.postgres_rows import INSERT, columns
 from gateway.sinks.postgres_schema import prepare
-from gateway.sinks.rows import conditions, shape
+from gateway.sinks.rows import EXIT_COLUMNS, EventRow, conditions, moment, shape, to_ms
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 _CONNECT_TIMEOUT_S = 10.0
-_COLUMNS = "source, event_id, member_no, app_id, group_id, group_type, member, operator, exit_type, time"
 
 
 class Postgres:
@@ -33,7 +32,7 @@ class Postgres:
     def __init__(self, config: PostgresSink, name: str) -> None:
         self._config = config
         self._name = name
-        self._where = _where(config)
+        self._where = place_of(config.dsn)
         self._insert = INSERT.format(p=config.table_prefix)
         self._connection: Connection | None = None
 
@@ -70,7 +69,7 @@ class Postgres:
             await _disconnect(connection)
 
     async def _write_part(
-        self, connection: Connection, part: list[KeyedRow], failures: dict[int, Poison]
+        self, connection: Connection, part: list[Keyed[EventRow]], failures: dict[int, Poison]
     ) -> None:
         """Write *part*; halve it until the rows that the server refuses stand alone in *failures*."""
         waiting = [part]
@@ -85,8 +84,7 @@ class Postgres:
                     poison = Poison("refused_by_database", f"SQLSTATE {error.sqlstate}")
                     failures.update(dict.fromkeys(rows[0].indexes, poison))
                 else:
-                    half = len(rows) // 2
-                    waiting += [rows[half:], rows[:half]]
+                    waiting += halves(rows)
 
     @contextmanager
     def _dropped_after_failure(self) -> Iterator[None]:
@@ -106,15 +104,16 @@ async def read_exits(config: PostgresSink, query: ExitsQuery) -> list[MemberExit
     table = f"{config.table_prefix}member_exits"
     pairs = conditions(query, moment)
     where = " AND ".join(f"{term} ${number}" for number, (term, _) in enumerate(pairs, 1)) or "TRUE"
-    sql = f"""SELECT {_COLUMNS}
+    sql = f"""SELECT {EXIT_COLUMNS}
         FROM {table} WHERE {where} ORDER BY time DESC, source, event_id, member_no LIMIT {query.limit:d}"""  # noqa: S608 - values are parameters
-    with _errors_in_our_words(_where(config)):
+    with _errors_in_our_words(place_of(config.dsn)):
         connection = await _connect(config, "im-callback-gateway exits")
         try:
             async with connection.transaction(readonly=True):
                 if await connection.fetchval("SELECT to_regclass($1)", table) is None:
                     raise Unavailable(
-                        "no_table", f"No worker has written to {table} in PostgreSQL {_where(config)} yet."
+                        "no_table",
+                        f"No worker has written to {table} in PostgreSQL {place_of(config.dsn)} yet.",
                     )
                 found = await connection.fetch(sql, *(value for _, value in pairs))
         finally:
@@ -136,7 +135,8 @@ async def _connect(config: PostgresSink, program: str) -> Connection:
     except ValueError as error:
         # Why no message: it may quote a part of the password as the port, say.
         raise Unavailable(
-            "unreachable", f"PostgreSQL {_where(config)}: the DSN is not usable; its form is postgresql://…"
+            "unreachable",
+            f"PostgreSQL {place_of(config.dsn)}: the DSN is not usable; its form is postgresql://…",
         ) from error
 
 
@@ -145,19 +145,6 @@ async def _disconnect(connection: Connection) -> None:
         await connection.close(timeout=_CONNECT_TIMEOUT_S)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
         connection.terminate()
-
-
-def _where(config: PostgresSink) -> str:
-    """Return host and database of the DSN, which may be printed; never user, password or parameters."""
-    dsn = config.dsn.get_secret_value()
-    try:
-        url = urlsplit(dsn)
-    except ValueError:
-        return "(DSN not readable)"
-    # Why the second look: an unescaped "#" or "/" in the password makes its first half look like the host.
-    if "@" in dsn and "@" not in url.netloc:
-        return "(DSN not readable)"
-    return f"{url.netloc.rpartition('@')[2]}{url.path}"
 
 
 @contextmanager

@@ -9,14 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 from gateway.errors import Poison
 from gateway.event import Event
 from gateway.exits import EXIT_TYPE, ExitsQuery, MemberExit, iso_to_ms, member_exits
 
 # Bound: an exit row holds at most 6 such texts. Tencent's own ids have at most 48 bytes. 4 bytes a character
-# stay below PostgreSQL's 2,704 bytes for an index entry.
+# stay below PostgreSQL's 2,704 bytes for an index entry and InnoDB's 3,072.
 MAX_TEXT_CHARS = 256
+EXIT_COLUMNS = "source, event_id, member_no, app_id, group_id, group_type, member, operator, exit_type, time"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -84,6 +87,16 @@ def conditions(query: ExitsQuery, moment: Callable[[int], object]) -> list[tuple
     if query.until_ms is not None:
         pairs.append(("time <", moment(query.until_ms)))
     return pairs
+
+
+def moment(time_ms: int | None) -> datetime | None:
+    """Return *time_ms* (Unix, ms) as the drivers of database servers take it."""
+    return None if time_ms is None else _EPOCH + timedelta(milliseconds=time_ms)
+
+
+def to_ms(time: datetime) -> int:
+    """Return *time*, as a driver gives it, as Unix milliseconds; without a zone it is UTC."""
+    return (time.replace(tzinfo=time.tzinfo or UTC) - _EPOCH) // timedelta(milliseconds=1)
 
 
 def _row(event: Event) -> EventRow:

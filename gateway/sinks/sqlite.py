@@ -18,7 +18,7 @@ from gateway.event import Event, iso_time
 from gateway.exits import ExitsQuery, MemberExit, iso_to_ms
 from gateway.sinks import Failures
 from gateway.sinks.local import OwnThread, make_folder, open_private, sync_folder, unavailable
-from gateway.sinks.rows import EventRow, conditions, shape
+from gateway.sinks.rows import EXIT_COLUMNS, EventRow, conditions, shape
 from gateway.sinks.sqlite_schema import migrate, transaction
 
 # How long to wait for another process that writes or reads, before the worker is told to come again.
@@ -26,8 +26,7 @@ _BUSY_TIMEOUT_S = 5.0
 _INSERT_EVENT = """INSERT INTO events
     (source, id, type, subject, time, recordedtime, app_id, partitionkey, position, event)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (source, id) DO NOTHING"""
-_EXIT_COLUMNS = "source, event_id, member_no, app_id, group_id, group_type, member, operator, exit_type, time"
-_INSERT_EXIT = f"""INSERT INTO member_exits ({_EXIT_COLUMNS})
+_INSERT_EXIT = f"""INSERT INTO member_exits ({EXIT_COLUMNS})
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""  # noqa: S608 - our own column names
 _REASONS = {
     sqlite3.SQLITE_BUSY: "locked",
@@ -121,7 +120,7 @@ def _read_exits(path: Path, query: ExitsQuery) -> list[MemberExit]:
         raise Unavailable("no_table", f"No worker has written to {path} yet.")
     pairs = conditions(query, iso_time)
     where = " AND ".join(f"{term} ?" for term, _ in pairs) or "TRUE"
-    sql = f"""SELECT {_EXIT_COLUMNS} FROM member_exits WHERE {where}
+    sql = f"""SELECT {EXIT_COLUMNS} FROM member_exits WHERE {where}
         ORDER BY time DESC, source, event_id, member_no LIMIT ?"""  # noqa: S608 - our own column names
     uri = f"{path.as_uri()}?mode=ro"
     with _errors_in_our_words(path), closing(_connect_to_read(uri)) as connection:

@@ -93,6 +93,10 @@ class MariaDB:
         """End the server as a crash does; what was committed stays."""
         self._end(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Let the server say nothing more, connections to it included, until ``ensure_running``."""
+        self._processes.signal(self.pid, signal.SIGSTOP)
+
     def ensure_running(self) -> None:
         """Put right what a test left behind: a server that is stopped, killed or frozen."""
         if self.is_running():

@@ -55,6 +55,10 @@ class SinkTopology:
     queue: str
     dead: str
 
+    def takes(self, routing_key: str) -> bool:
+        """Say whether an event with *routing_key* is for this sink."""
+        return any(matches(pattern, routing_key) for pattern in self.patterns)
+
     def retry_queue(self, delay_s: int) -> str:
         return f"{self.queue}.retry.{delay_s}s"
 
@@ -135,9 +139,7 @@ class Topology:
 
     def takers(self, routing_key: str) -> list[SinkTopology]:
         """Return the sinks that get an event with *routing_key*, as the topic exchange would."""
-        return [
-            sink for sink in self.sinks if any(matches(pattern, routing_key) for pattern in sink.patterns)
-        ]
+        return [sink for sink in self.sinks if sink.takes(routing_key)]
 
 
 @lru_cache(maxsize=4096)

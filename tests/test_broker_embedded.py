@@ -15,7 +15,7 @@ import pytest
 
 from gateway.broker import Unconfirmed, embedded_channels, embedded_file, embedded_store
 from gateway.broker.embedded import Embedded
-from gateway.broker.embedded_file import APPLICATION_ID, CONNECTION, FORMAT, File
+from gateway.broker.embedded_file import _SCHEMA, APPLICATION_ID, CONNECTION, FORMAT, File
 from gateway.errors import Unavailable
 from gateway.metrics import Metrics
 from gateway.topology import UNROUTED_TTL_MS, Topology
@@ -361,6 +361,26 @@ async def test_newer_format_is_left_alone(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+async def test_a_file_of_format_1_is_brought_up(path: Path) -> None:
+    """What an older release left in it is delivered, and never taken for what came by a pattern."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with sqlite3.connect(path) as db:
+        for statement in _SCHEMA:
+            db.execute(statement)
+        db.execute("INSERT INTO events VALUES (1, 'id-0', 'k', 'group/1', x'30')")
+        db.execute("INSERT INTO deliveries (sink, seq) VALUES ('all', 1)")
+    db.close()
+    async with opened(path) as broker:
+        await publish(broker, make_events(1, 1))
+        async with broker.consumer("all", 10) as consumer:
+            old, new = await take(consumer, 2)
+            await consumer.park(old, "bad_value")
+        [dead] = await broker.peek("all", 1, dead=True)
+
+    assert [(one.body, one.is_routed) for one in (old, new)] == [(b"0", False), (b"1", True)]
+    assert str(dead.headers["history"]).endswith(" all bad_value")
+
+
 async def test_foreign_file_is_left_alone(path: Path) -> None:
     """A SQLite file of something else (a sink's, by a slip in the configuration) gets no tables of ours."""
     with sqlite3.connect(path) as db:
@@ -524,7 +544,7 @@ async def test_retries_survive_a_clock_read_at_restart(path: Path) -> None:
         await publish(broker, make_events(1))
         [delivery] = await take(consumer, 1)
         await consumer.retry(delivery, "busy")
-    now_ms += 5000
+    now_ms += 6000
     async with opened(path, lambda: now_ms) as broker:
         depth = await broker.depth("all")
 

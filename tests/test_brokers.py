@@ -16,7 +16,7 @@ from gateway.broker.rabbitmq import RabbitMQ
 from gateway.callback import Callback
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
-from gateway.event import Event
+from gateway.event import Event, iso_time
 from gateway.metrics import Metrics
 from gateway.normalise import ID_RECIPE, normalise
 from gateway.redact import Redaction
@@ -366,7 +366,7 @@ async def test_retry_comes_later_with_one_attempt_more(world: World) -> None:
         assert numbers(await take(consumer, 1)) == [2]
         await counts(broker, "all", ready=0, retry=1, dead=0)
         await nothing_comes(consumer)
-        await world.advance(5)
+        await world.advance(6)
         [again] = await take(consumer, 1)
         await nothing_comes(consumer)
 
@@ -377,6 +377,43 @@ async def test_retry_comes_later_with_one_attempt_more(world: World) -> None:
         assert {delivery.attempt for delivery in await take(consumer, 2)} == {1, 2}
 
 
+async def test_the_history_of_an_event_travels_with_it(world: World) -> None:
+    """Time, sink and reason of each failure, the oldest first, also on what is parked in the end."""
+    broker = world.broker(ALL)
+    await publish(broker, make_events(1))
+    before = iso_time(world.now_ms())
+    async with broker.consumer("all", 10) as consumer:
+        [first] = await take(consumer, 1)
+        await consumer.retry(first, "busy")
+        await world.advance(6)
+        [second] = await take(consumer, 1)
+        await consumer.park(second, "bad_value")
+    [dead] = await broker.peek("all", 1, dead=True)
+    found = [entry.split(" ") for entry in str(dead.headers["history"]).split("; ")]
+
+    assert "history" not in first.headers
+    assert str(second.headers["history"]).endswith(" all busy")
+    assert [entry[1:] for entry in found] == [["all", "busy"], ["all", "bad_value"]]
+    assert before <= found[0][0] < found[1][0] <= iso_time(world.now_ms())
+    assert (dead.attempt, dead.headers["reason"]) == (2, "bad_value")
+
+
+async def test_what_came_by_a_pattern_is_told_from_what_was_sent_to_the_sink(world: World) -> None:
+    """Only what came by a pattern may be passed over when the patterns change."""
+    broker = world.broker(ALL)
+    await publish(broker, make_events(1))
+    async with asyncio.timeout(DEADLINE_S), broker.publisher("all") as publisher:
+        await (await publisher.send(make_events(1, 1)))
+    async with broker.consumer("all", 10) as consumer:
+        by_pattern, alone = await take(consumer, 2)
+        await consumer.ack([alone])
+        await consumer.retry(by_pattern, "busy")
+        await world.advance(6)
+        [again] = await take(consumer, 1)
+
+    assert [one.is_routed for one in (by_pattern, alone, again)] == [True, False, False]
+
+
 async def test_retry_goes_to_its_own_sink_only(world: World) -> None:
     """The other sinks that had the event do not get it a second time."""
     broker = world.broker({"a": ("#",), "b": ("#",)})
@@ -385,7 +422,7 @@ async def test_retry_goes_to_its_own_sink_only(world: World) -> None:
         [delivery] = await take(consumer, 1)
         await consumer.retry(delivery, "busy")
     assert await drain(broker, "b", 1) == [0]
-    await world.advance(5.5)
+    await world.advance(6.5)
 
     assert await drain(broker, "b", 0) == []
     assert await drain(broker, "a", 1) == [0]
@@ -562,7 +599,7 @@ async def test_everything_survives_a_new_broker_object(world: World) -> None:
     await counts(again, "groups", ready=3, retry=1, dead=1)
     await becomes(again.unrouted, 1)
     assert await drain(again, "groups", 3) == [2, 3, 4]
-    await world.advance(5.5)
+    await world.advance(6.5)
 
     assert await drain(again, "groups", 1) == [0]
     assert numbers(await again.peek("groups", 9, dead=True)) == [1]

@@ -11,7 +11,7 @@ TIERS = {
     "words": {"errors", "config"},
     "pure": {
         "callback", "event", "catalogue", "normalise", "names", "signature", "answer", "record", "topology",
-        "backoff", "caution", "exits", "replies", "limits", "networks", "rules",
+        "backoff", "retries", "caution", "exits", "replies", "limits", "networks", "rules",
         "waiting", "about", "content", "fields", "ids", "messages", "paths", "places", "redact", "samples", "schema",
     },
     "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy"},

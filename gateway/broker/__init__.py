@@ -37,9 +37,18 @@ class Delivery:
     message_id: str = ""
     routing_key: str = ""
     headers: dict[str, str | int] = field(default_factory=dict)
-    """Our own headers; on parked events ``reason`` and ``parked_ms`` (Unix milliseconds)."""
+    """Our own headers: ``partitionkey``; ``history`` of what has failed (``retries``); on parked events
+    ``reason`` and ``parked_ms`` (Unix milliseconds)."""
     type: str = ""
     """The event's type, where the broker carries it beside the body."""
+    is_routed: bool = False
+    """It came by a pattern of the sink, which may have lost that since. False: it was sent to this sink
+    alone, or has come back from a retry."""
+
+    @property
+    def key(self) -> str:
+        """The partition key: what has the same one keeps its order."""
+        return str(self.headers.get("partitionkey", ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ here, on the loop's side, and changes only there.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,7 +18,7 @@ from gateway.broker import Delivery, Unconfirmed
 from gateway.broker.embedded_store import READ_MAX_BYTES, Store
 from gateway.errors import Unavailable
 from gateway.event import Event
-from gateway.topology import retry_delay_s
+from gateway.retries import retry_delay_ms
 
 POLL_S = 0.05
 """How long it may take until a consumer sees what another process published, or a retry that is due."""
@@ -137,9 +138,9 @@ class EmbeddedConsumer:
         await self._settle(tags, partial(self._store.ack, sorted(tags)))
 
     async def retry(self, delivery: Delivery, reason: str) -> None:
-        """Let *delivery* come again after ``retry_delay_s``."""
-        delay_s = retry_delay_s(delivery.attempt)
-        await self._settle({delivery.tag}, partial(self._store.retry, delivery.tag, reason, delay_s))
+        """Let *delivery* come again after ``retry_delay_ms``."""
+        delay_ms = retry_delay_ms(delivery.attempt, random.random())
+        await self._settle({delivery.tag}, partial(self._store.retry, delivery.tag, reason, delay_ms))
 
     async def park(self, delivery: Delivery, reason: str) -> None:
         """Move *delivery* to the dead ones."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gateway.errors import Unavailable
 
-FORMAT = 1
+FORMAT = 2
 """Kept in the file as user_version; a file with a higher one was written by a newer release."""
 APPLICATION_ID = 0x494D4342  # "IMCB"
 
@@ -45,7 +45,12 @@ _SCHEMA = (
     "CREATE TABLE totals (dropped INTEGER NOT NULL)",
     "INSERT INTO totals VALUES (0)",
     f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {FORMAT}",
+    "PRAGMA user_version = 1",
+)
+_TO_FORMAT_2 = (
+    "ALTER TABLE deliveries ADD COLUMN history TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE deliveries ADD COLUMN is_routed INTEGER NOT NULL DEFAULT 0",
+    "PRAGMA user_version = 2",
 )
 
 
@@ -146,23 +151,24 @@ class File:
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    """Create the tables in an empty file; raise Unavailable when the file is not one that we can use."""
-    if _is_ready(db, path):
+    """Create or change the tables where needed; raise Unavailable when the file is none that we can use."""
+    if _version(db, path) == FORMAT:
         return
     db.execute("BEGIN IMMEDIATE")
-    # Why again: another process may have created them while this one waited for its turn.
-    if not _is_ready(db, path):
-        for statement in _SCHEMA:
+    # Why again: another process may have done it while this one waited for its turn.
+    for statements in (_SCHEMA, _TO_FORMAT_2)[_version(db, path) :]:
+        for statement in statements:
             db.execute(statement)
     db.execute("COMMIT")
 
 
-def _is_ready(db: sqlite3.Connection, path: Path) -> bool:
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    """Return the format of the file, 0 where it is empty."""
     [(version,)] = db.execute("PRAGMA user_version")
     [(application,)] = db.execute("PRAGMA application_id")
     [(tables,)] = db.execute("SELECT count(*) FROM sqlite_master")
     if tables == 0 and version == 0:
-        return False
+        return 0
     if application != APPLICATION_ID:
         raise Unavailable(
             "foreign_file",
@@ -174,7 +180,7 @@ def _is_ready(db: sqlite3.Connection, path: Path) -> bool:
             f"{path} has format {version}, this release knows {FORMAT}: a newer gateway wrote it. Nothing was"
             " changed; use that release, or name another file in broker.url",
         )
-    return True
+    return int(version)
 
 
 def _explain(error: Exception, path: Path) -> Unavailable:

@@ -13,6 +13,7 @@ from pathlib import Path
 from gateway.broker import Delivery, Depth, Unconfirmed
 from gateway.broker.embedded_file import File
 from gateway.event import Event
+from gateway.retries import HISTORY, lengthened
 from gateway.topology import UNROUTED_BYTES, UNROUTED_TTL_MS, Topology
 
 READ_MAX_BYTES = 32 * 1024 * 1024
@@ -22,7 +23,7 @@ RESCUE_EVENTS = 1000
 
 # Why CROSS JOIN: SQLite then reads along the index of deliveries, never along all events.
 _COLUMNS = """
-SELECT place, attempt, reason, parked_ms, message_id, routing_key, partition_key, body
+SELECT place, attempt, reason, parked_ms, message_id, routing_key, partition_key, body, history, is_routed
 FROM deliveries CROSS JOIN events USING (seq) WHERE sink = ?"""
 _READY = f"{_COLUMNS} AND state = 'ready' AND place > ? ORDER BY place"
 _DEAD = f"{_COLUMNS} AND state = 'dead' ORDER BY place LIMIT ?"
@@ -86,22 +87,23 @@ class Store:
                 )
                 db.execute("DELETE FROM deliveries WHERE place = ?", (place,))
 
-    def retry(self, place: int, reason: str, delay_s: int) -> None:
-        """Let the delivery at *place* come again after *delay_s*, with one attempt more."""
+    def retry(self, place: int, reason: str, delay_ms: int) -> None:
+        """Let the delivery at *place* come again after *delay_ms*, with one attempt more."""
+        now_ms = self._now_ms()
         with self._file.writing() as db:
+            self._note_failure(db, place, reason, now_ms)
             db.execute(
-                "UPDATE deliveries SET state = 'retry', attempt = attempt + 1, reason = ?, not_before_ms = ?"
-                " WHERE place = ?",
-                (reason, self._now_ms() + delay_s * 1000, place),
+                "UPDATE deliveries SET state = 'retry', attempt = attempt + 1, not_before_ms = ?,"
+                " is_routed = 0 WHERE place = ?",
+                (now_ms + delay_ms, place),
             )
 
     def park(self, place: int, reason: str) -> None:
         """Move the delivery at *place* to the dead ones."""
+        now_ms = self._now_ms()
         with self._file.writing() as db:
-            db.execute(
-                "UPDATE deliveries SET state = 'dead', reason = ?, parked_ms = ? WHERE place = ?",
-                (reason, self._now_ms(), place),
-            )
+            self._note_failure(db, place, reason, now_ms)
+            db.execute("UPDATE deliveries SET state = 'dead', parked_ms = ? WHERE place = ?", (now_ms, place))
 
     def depth(self, sink: str) -> Depth:
         """Count the events of *sink*; ready holds those that a consumer has taken, too."""
@@ -151,7 +153,7 @@ class Store:
                 (after, last, RESCUE_EVENTS),
             ).fetchall()
             for seq, routing_key in waiting:
-                if self._deliver(db, seq, self._takers(routing_key)):
+                if self._deliver(db, seq, self._takers(routing_key), is_routed=True):
                     db.execute("DELETE FROM unrouted WHERE seq = ?", (seq,))
                     moved += 1
         return (waiting[-1][0] if waiting else None), moved
@@ -169,7 +171,7 @@ class Store:
         ).lastrowid
         assert seq is not None
         takers = [sink] if sink else self._takers(event.routing_key)
-        if not self._deliver(db, seq, takers):
+        if not self._deliver(db, seq, takers, is_routed=not sink):
             # start_byte counts on from event to event, so that the bound needs no sum over the table.
             db.execute(
                 "INSERT INTO unrouted (seq, at_ms, size_bytes, start_byte) VALUES (?, ?, ?, coalesce("
@@ -181,10 +183,21 @@ class Store:
     def _takers(self, routing_key: str) -> list[str]:
         return [sink.name for sink in self._topology.takers(routing_key)]
 
-    def _deliver(self, db: sqlite3.Connection, seq: int, takers: Sequence[str]) -> bool:
+    def _deliver(self, db: sqlite3.Connection, seq: int, takers: Sequence[str], *, is_routed: bool) -> bool:
         for sink in takers:
-            db.execute("INSERT INTO deliveries (sink, seq) VALUES (?, ?)", (sink, seq))
+            db.execute(
+                "INSERT INTO deliveries (sink, seq, is_routed) VALUES (?, ?, ?)", (sink, seq, is_routed)
+            )
         return bool(takers)
+
+    def _note_failure(self, db: sqlite3.Connection, place: int, reason: str, now_ms: int) -> None:
+        found = db.execute("SELECT sink, history FROM deliveries WHERE place = ?", (place,)).fetchone()
+        if found is not None:
+            sink, history = found
+            db.execute(
+                "UPDATE deliveries SET reason = ?, history = ? WHERE place = ?",
+                (reason, lengthened(history, now_ms, sink, reason), place),
+            )
 
     def _drop_unrouted(self, db: sqlite3.Connection) -> None:
         """Drop the oldest unrouted events: those past their time, and those for which there is no room."""
@@ -202,16 +215,22 @@ class Store:
 def _rows(cursor: sqlite3.Cursor, taken: Collection[int], limit: int) -> list[Delivery]:
     found: list[Delivery] = []
     free_bytes = READ_MAX_BYTES
-    for place, attempt, reason, parked_ms, message_id, routing_key, partition_key, body in cursor:
+    for (
+        place, attempt, reason, parked_ms, message_id, routing_key, partition_key, body, history, is_routed
+    ) in cursor:  # fmt: skip
         if place in taken:
             continue
         headers: dict[str, str | int] = {"partitionkey": partition_key}
         if reason is not None:
             headers["reason"] = reason
+        if history:
+            headers[HISTORY] = history
         if parked_ms is not None:
             headers["parked_ms"] = parked_ms
         free_bytes -= len(body)
-        found.append(Delivery(body, attempt, place, message_id, routing_key, headers))
+        found.append(
+            Delivery(body, attempt, place, message_id, routing_key, headers, is_routed=bool(is_routed))
+        )
         if len(found) >= limit or free_bytes <= 0:
             break
     cursor.close()  # Why: an open read would hold up the next commit

@@ -6,20 +6,21 @@ Events go back by closing the channel, never by nack: on RabbitMQ 3.10 a nack ma
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import islice
 
 import aiormq
-import pamqp.frame
-from aiormq.abc import ChannelFrame, DeliveredMessage
+from aiormq.abc import DeliveredMessage
 from pamqp import commands as spec
 
 from gateway.broker import Delivery
-from gateway.broker.rabbitmq.link import close_channel, lost, or_closed
+from gateway.broker.rabbitmq.link import close_channel, lost
 from gateway.broker.rabbitmq.publish import PUBLISH_TAG, Message
+from gateway.broker.rabbitmq.unsettled import Unsettled
 from gateway.errors import Unavailable
+from gateway.retries import HISTORY, lengthened, retry_delay_ms
 from gateway.topology import SinkTopology, retry_delay_s
 
 ATTEMPT = "attempt"
@@ -53,9 +54,6 @@ class Consumer:
         self._most_bytes = most_bytes
         self._prefetch = 0
         self._buffer: deque[Delivery] = deque()
-        self._unsettled: OrderedDict[int, int] = OrderedDict()
-        """Tag → bytes of the body, oldest first; what is in the buffer too."""
-        self._bytes = 0
         self.fits = 0
         """How many events to ask for next time; 0: as many as this time, they were not too large."""
         self._arrived = asyncio.Event()
@@ -63,10 +61,13 @@ class Consumer:
         channel.on_consumer_cancel_callbacks.add(self._on_cancel)
         self._closing = channel.closing
         self._closing.add_done_callback(self._on_closed)
+        self._unsettled = Unsettled(channel, self._closing)
+        """What is in the buffer too."""
 
     async def start(self, prefetch: int) -> None:
         """Ask the broker for deliveries."""
         self._prefetch = prefetch
+        self._unsettled.most_done = prefetch // 2
         await self._channel.basic_qos(prefetch_count=prefetch)
         await self._channel.basic_consume(self._sink.queue, self._on_message)
 
@@ -81,39 +82,28 @@ class Consumer:
         return [self._buffer.popleft() for _ in range(min(max_events, len(self._buffer)))]
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        tags = {delivery.tag for delivery in deliveries}
-        if not tags:
-            return
         self._raise_if_lost()
-        oldest = set(islice(self._unsettled, len(tags)))
-        # Why: one frame settles all when nothing older stays open, the common case.
-        frames = (
-            [spec.Basic.Ack(delivery_tag=max(tags), multiple=True)]
-            if oldest == tags
-            else [spec.Basic.Ack(delivery_tag=tag) for tag in sorted(tags)]
-        )
-        payload = b"".join(pamqp.frame.marshal(frame, self._channel.number) for frame in frames)
-        for tag in tags:
-            self._bytes -= self._unsettled.pop(tag, 0)
-        frame = ChannelFrame(payload=payload, should_close=False)
-        await or_closed(self._channel.write_queue.put(frame), self._closing)
+        await self._unsettled.settle(delivery.tag for delivery in deliveries)
 
     async def retry(self, delivery: Delivery, reason: str) -> None:
-        delay_s = retry_delay_s(delivery.attempt)
-        headers = {**delivery.headers, ATTEMPT: delivery.attempt + 1, "reason": reason}
-        await self._move(delivery, self._sink.retry_queue(delay_s), headers, delay_s * 1000)
+        queue = self._sink.retry_queue(retry_delay_s(delivery.attempt))
+        headers = {**self._headers(delivery, reason), ATTEMPT: delivery.attempt + 1}
+        delay_ms = retry_delay_ms(delivery.attempt, random.random())
+        await self._move(delivery, queue, headers, delay_ms)
 
     async def park(self, delivery: Delivery, reason: str) -> None:
-        parked_ms = time.time_ns() // 1_000_000
-        headers = {
-            **delivery.headers, ATTEMPT: delivery.attempt, "reason": reason, "parked_ms": parked_ms,
-        }  # fmt: skip
+        headers = {**self._headers(delivery, reason), "parked_ms": _now_ms()}
         await self._move(delivery, self._sink.dead, headers, None)
 
     async def close(self) -> None:
         """Close the channel: what is not settled goes back to the queue, in order."""
+        await self._unsettled.finish()
         self._lose(Unavailable("closed", "the consumer was closed"))
         await close_channel(self._channel)
+
+    def _headers(self, delivery: Delivery, reason: str) -> dict[str, str | int]:
+        history = lengthened(str(delivery.headers.get(HISTORY, "")), _now_ms(), self._sink.name, reason)
+        return {**delivery.headers, ATTEMPT: delivery.attempt, "reason": reason, HISTORY: history}
 
     async def _move(
         self, delivery: Delivery, queue: str, headers: dict[str, str | int], expiration_ms: int | None
@@ -164,12 +154,12 @@ class Consumer:
     async def _on_message(self, message: DeliveredMessage) -> None:
         if self._lost is not None:
             return  # it goes back with the channel
-        delivery = delivery_of(message)
-        self._unsettled[delivery.tag] = len(delivery.body)
-        self._bytes += len(delivery.body)
-        if self._bytes > self._most_bytes and len(self._unsettled) > 1:
+        is_routed = message.exchange not in ("", self._sink.exchange)
+        delivery = delivery_of(message, is_routed=is_routed)
+        self._unsettled.add(delivery.tag, len(delivery.body))
+        if self._unsettled.bytes > self._most_bytes and len(self._unsettled) > 1:
             self.fits = len(self._unsettled) // 2
-            size_mb = self._bytes / 1_048_576
+            size_mb = self._unsettled.bytes / 1_048_576
             detail = f"{len(self._unsettled)} events have {size_mb:.0f} MB, more than broker.max_prefetch_mb"
             self._lose(Unavailable("too_large", f"{detail}; they go back, and come {self.fits} at a time"))
             return
@@ -185,12 +175,15 @@ class Consumer:
     def _lose(self, why: Unavailable) -> None:
         self._lost = self._lost or why
         self._buffer.clear()
-        self._unsettled.clear()
-        self._bytes = 0
+        self._unsettled.forget()
         self._arrived.set()
 
 
-def delivery_of(message: DeliveredMessage) -> Delivery:
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def delivery_of(message: DeliveredMessage, *, is_routed: bool = False) -> Delivery:
     """Return *message* as a Delivery; headers that are not ours (lists, tables, dates) are left out."""
     raw = message.header.properties.headers or {}
     headers: dict[str, str | int] = {
@@ -208,4 +201,5 @@ def delivery_of(message: DeliveredMessage) -> Delivery:
         type=message.header.properties.message_type or "",
         routing_key=str(routing_key),
         headers=headers,
+        is_routed=is_routed,
     )

@@ -28,6 +28,7 @@ from gateway.sinks.transform import Transformed
 from gateway.tls import Tls, make_context
 from gateway.tokens import TokenFiles
 from gateway.topology import Topology, narrowed
+from gateway.worker import Worker
 
 _SHORT_TOKEN = 16
 _MOST_KEY_BYTES = 255
@@ -134,6 +135,15 @@ def _app_faults(config: Config) -> list[str]:
             elif max(len(one.encode()) for one in found) > _MOST_KEY_BYTES:
                 faults.append(f"sinks.{name}.events: {pattern} with an app id is longer than 255 bytes")
     return faults
+
+
+def make_worker(name: str, config: Config, broker: Broker, metrics: Metrics) -> Worker:
+    """Return the worker of the sink *name*, with an instance of the sink for each of its lanes."""
+    sink = config.sinks[name]
+    names = topology_of(config).sink(name)
+    takes = None if "#" in names.patterns else names.takes
+    sinks = [make_sink(name, sink) for _ in range(sink.concurrency)]
+    return Worker(name, sink, sinks, broker, metrics, takes)
 
 
 def _answer_faults(config: Config) -> list[str]:

@@ -135,6 +135,9 @@ class Metrics:
         self.sink_retried = self._counter(
             "sink_retried", "Events handed back for a delayed retry.", ("sink", "reason")
         )
+        self.sink_skipped = self._counter(
+            "sink_skipped", "Events that none of the sink's patterns matches, acknowledged.", ("sink",)
+        )
         self.sink_waiting = self._gauge(
             "sink_waiting_events", "Events in the sink's queue, ready.", ("sink",)
         )
@@ -156,4 +159,12 @@ class Metrics:
             ("sink",),
         )
         self.sink_available = self._gauge("sink_available", "1 while the sink takes events.", ("sink",))
+        self.sink_away_since = self._gauge(
+            "sink_away_since_timestamp_seconds",
+            "Since when the sink takes nothing (Unix time), and why; absent while it takes events.",
+            ("sink", "reason"),
+        )
+        self.sink_stopped = self._gauge(
+            "sink_stopped", "1 when the sink is tried again only after a restart of the worker.", ("sink",)
+        )
         self.sink_write_seconds = self._histogram("sink_write_seconds", "Time of one batch write.", ("sink",))

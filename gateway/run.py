@@ -85,10 +85,8 @@ class Gateway:
                 )
                 self._start("forwarder", self._forwarder.run())
             for name in self._names:
-                sink = build.make_sink(name, self._config.sinks[name])
-                worker = Worker(name, self._config.sinks[name], sink, broker, self._metrics)
-                self._workers[name] = worker
-                self._start(f"worker {name}", worker.run())
+                self._workers[name] = build.make_worker(name, self._config, broker, self._metrics)
+                self._start(f"worker {name}", self._workers[name].run())
             self._start("sampler", self._sampler(broker).run())
             admin = await self._start_admin()
             front = await self._start_front()
@@ -235,11 +233,8 @@ class Gateway:
             notes.append(f"the broker takes no events; {self._journal.waiting} callbacks wait in the journal")
         if self._watch.note:
             notes.append(self._watch.note)
-        away = [name for name, worker in self._workers.items() if not worker.is_working]
-        if away and self._serves:
-            notes.extend(f"sink {name} takes nothing" for name in away)
-        elif away:
-            causes.extend(f"sink {name} takes nothing" for name in away)
+        away = [f"sink {name} {why}" for name, one in self._workers.items() if (why := one.trouble)]
+        (notes if self._serves else causes).extend(away)
         return Health(causes, notes)
 
     def _port_of(self, front: web.ServerRunner | None) -> int:

@@ -127,10 +127,10 @@ async def work(tmp_path):
     """Return a function that starts a worker for a sink of a broker; it returns (Collector, Metrics)."""
     async with contextlib.AsyncExitStack() as stack:
 
-        def start(broker, name="one", **settings):
+        def start(broker, name="one", lanes=1, takes=None, **settings):
             sink, metrics = Collector(), Metrics()
             config = JsonlSink(kind="jsonl", path=tmp_path / "x", **{"batch_max_wait_ms": 0, **settings})
-            task = asyncio.create_task(Worker(name, config, sink, broker, metrics).run())
+            task = asyncio.create_task(Worker(name, config, [sink] * lanes, broker, metrics, takes).run())
 
             async def stop():
                 task.cancel()

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import random
 
 import pytest
 
 from gateway.broker.rabbitmq import consume
 from gateway.errors import Unavailable
 from gateway.event import Event
+from gateway.topology import Topology
 from tests.rabbitmq_world import admin_channel, event, until, value
 
 SINKS = {"one": ("#",)}
@@ -159,7 +161,7 @@ async def test_large_events_go_back_and_come_a_few_at_a_time(make):
     async with broker.consumer("one", 1000) as consumer:
         with pytest.raises(Unavailable) as caught:
             await take_for_ever(consumer)
-        assert consumer._bytes == 0
+        assert consumer._unsettled.bytes == 0
     found = []
     async with broker.consumer("one", 1000) as consumer:
         while len(found) < len(events):
@@ -188,3 +190,68 @@ async def test_one_event_larger_than_the_bound_comes_alone(make):
                     found += [one.message_id for one in deliveries]
 
     assert found == [event(number).id for number in range(3)]
+
+
+async def test_acks_in_any_order_settle_exactly_what_they_name(make):
+    """Lanes end when they end: what is acknowledged by ranges and one by one is gone, the rest comes again."""
+    chance = random.Random(3)
+    broker = make(SINKS)
+    await publish(broker, *(event(number) for number in range(300)))
+    async with broker.consumer("one", 300) as consumer:
+        taken = []
+        while len(taken) < 300:
+            taken += await asyncio.wait_for(consumer.take(300, 0.1), 10)
+        chance.shuffle(taken)
+        await asyncio.gather(*(consumer.ack(taken[at : at + 9]) for at in range(0, 270, 9)))
+        await publish(broker, *(event(number) for number in range(300, 570)))
+        more = []
+        while len(more) < 270:  # the broker sends as many as it took acks for
+            more += await asyncio.wait_for(consumer.take(300, 0.1), 10)
+        assert len(consumer._unsettled) == 300
+    async with broker.consumer("one", 600) as consumer:
+        left = []
+        while len(left) < 300:
+            left += await asyncio.wait_for(consumer.take(300, 0.1), 10)
+        await consumer.ack(left)
+
+    expected = sorted([one.message_id for one in taken[270:]] + [one.message_id for one in more])
+    assert [one.message_id for one in left] == expected
+
+
+async def test_lanes_settle_everything(make, work):
+    """Several lanes on one channel: all is written, and nothing stands in the queue when the worker has gone."""
+    broker = make(SINKS)
+    sink, metrics = work(broker, lanes=4, batch_max_events=7)
+    events = [event(number) for number in range(1000)]
+    keyed = [
+        Event(one.body, {**one.attributes, "partitionkey": f"group/{at % 13}"})
+        for at, one in enumerate(events)
+    ]
+    await publish(broker, *keyed)
+    await numbers_reach(sink, range(1000))
+
+    async def is_settled():
+        return value(metrics.sink_unacked, sink="one") == 0
+
+    await until(is_settled, "all settled")
+    await is_drained(broker)
+    assert len(sink.events) == 1000
+
+
+async def test_bindings_of_older_patterns_bring_nothing_to_the_sink(make, work, caplog):
+    """AMQP keeps them. What they bring is acknowledged; what was sent to the sink alone is written all the same."""
+    wide, narrow = {"one": ("#",)}, {"one": ("im.group.#",)}
+    await publish(make(wide), event(0))
+    broker = make(narrow)
+    sink, metrics = work(broker, takes=Topology.of("im.events", narrow).sink("one").takes)
+    await publish(broker, event(1, "im.user.offline"), event(2))
+    async with broker.publisher("one") as publisher:
+        await (await publisher.send([event(3, "im.user.offline")]))
+    await numbers_reach(sink, [0, 2, 3])
+
+    async def is_counted():
+        return value(metrics.sink_skipped, sink="one") == 1
+
+    await until(is_counted, "the one passed over")
+    await is_drained(broker)
+    assert len([one for one in caplog.messages if "none of its patterns matches" in one]) == 1

@@ -54,7 +54,7 @@ def test_a_journal_that_fills_is_a_note(config):
 def test_a_sink_that_takes_nothing_makes_only_a_worker_unready(config, serves, causes, notes):
     """`run` still takes callbacks; `work` has nothing else to do."""
     gateway = Gateway(config, serves=serves, works=True)
-    gateway._workers["one"] = SimpleNamespace(is_working=False)
+    gateway._workers["one"] = SimpleNamespace(trouble="takes nothing (away)")
 
     health = gateway._health()
 

@@ -136,6 +136,7 @@ async def test_an_exception_keeps_the_events(scripted: Any, error: BaseException
     assert caught.value.reason == "sink_error"
     assert "test_sink_python.py" in caught.value.detail
     assert "secret" not in caught.value.detail
+    assert caught.value.__cause__ is error  # by it the worker tells a lost connection from a bug
 
 
 async def test_plain_functions_fail_as_asynchronous_ones_do() -> None:

@@ -4,8 +4,12 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
+import random
 import threading
+import time
 import weakref
+import zlib
 
 import pytest
 
@@ -17,7 +21,7 @@ from gateway.errors import Poison, Unavailable
 from gateway.event import Event
 from gateway.metrics import Metrics
 from gateway.topology import Topology
-from gateway.worker import Worker
+from gateway.worker import Worker, lane
 from tests.rabbitmq_world import event, value
 
 TOPOLOGY = Topology.of("im.events", {"one": ("#",)})
@@ -55,15 +59,16 @@ class Scripted:
 
 @pytest.fixture
 async def world(tmp_path):
-    """Return (broker, start): start(sink, **settings) runs a worker on the sink and returns it with its metrics."""
+    """Return (broker, start): start(sink or sinks, **settings) runs a worker and returns it with its metrics."""
     async with contextlib.AsyncExitStack() as stack:
         broker = Embedded(tmp_path / "broker.db", TOPOLOGY, Metrics())
         stack.push_async_callback(broker.close)
 
-        def start(sink, **settings):
+        def start(sink, takes=None, **settings):
             metrics = Metrics()
             config = JsonlSink(kind="jsonl", path=tmp_path / "x", **{"batch_max_wait_ms": 0, **settings})
-            worker = Worker("one", config, sink, broker, metrics)
+            sinks = sink if isinstance(sink, list) else [sink]
+            worker = Worker("one", config, sinks, broker, metrics, takes)
             task = asyncio.create_task(worker.run())
 
             async def stop():
@@ -148,7 +153,7 @@ async def test_poison_is_parked_with_its_reason_and_the_others_go_on(world, capl
     assert depth.dead == 1
     assert json.loads(dead.body)["data"]["n"] == 2
     assert dead.headers["reason"] == "too_odd"
-    assert abs(int(dead.headers["parked_ms"]) / 1000 - __import__("time").time()) < 60
+    assert abs(int(dead.headers["parked_ms"]) / 1000 - time.time()) < 60
     assert value(metrics.sink_parked, sink="one", reason="too_odd") == 1
     assert event(2).id in caplog.text
 
@@ -311,8 +316,8 @@ async def test_large_events_are_read_away_from_the_loop(world, monkeypatch):
         threads.append(threading.current_thread() is threading.main_thread())
         return parse(deliveries)
 
-    parse = stage._parse
-    monkeypatch.setattr(stage, "_parse", note)
+    parse = lane._parse
+    monkeypatch.setattr(lane, "_parse", note)
     await publish(broker, event(0), sized(1, 70_000))
     sink = Scripted()
     start(sink, batch_max_events=1)
@@ -373,7 +378,7 @@ async def test_nothing_of_a_batch_is_kept_while_the_next_is_awaited(tmp_path):
             pass
 
     sink = Scripted()
-    worker = Worker("one", JsonlSink(kind="jsonl", path=tmp_path / "x"), sink, Once(), Metrics())
+    worker = Worker("one", JsonlSink(kind="jsonl", path=tmp_path / "x"), [sink], Once(), Metrics())
     task = asyncio.create_task(worker.run())
     await asyncio.wait_for(waits.wait(), 10)
 
@@ -381,3 +386,391 @@ async def test_nothing_of_a_batch_is_kept_while_the_next_is_awaited(tmp_path):
     assert taken[0]() is None
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+# What fails
+
+
+async def test_after_max_attempts_an_event_is_parked(world):
+    """With the history of its attempts, so that nobody has to ask the log."""
+    broker, start = world
+    await publish(broker, event(1), event(2))
+    sink = Scripted({0: Unavailable("busy_row", "locked by somebody")})
+    _, metrics, _ = start(sink, max_attempts=1)
+    await until(lambda: sink.written == [2])
+    depth = await settled(broker)
+    [dead] = await broker.peek("one", 10, dead=True)
+
+    assert (depth.retry, depth.dead) == (0, 1)
+    assert dead.headers["reason"] == "max_attempts"
+    assert value(metrics.sink_parked, sink="one", reason="max_attempts") == 1
+
+
+async def test_poison_that_the_sink_can_not_place_is_found_by_halving(world):
+    """Raised for a whole batch: the others are written, in order, and only the bad one is parked."""
+    broker, start = world
+    await publish(broker, *(event(n) for n in range(9)))
+
+    class Picky(Scripted):
+        async def write(self, events):
+            if any(event.data["n"] == 5 for event in events):
+                raise Poison("too_odd")
+            return await super().write(events)
+
+    sink = Picky()
+    start(sink)
+    depth = await settled(broker)
+    [dead] = await broker.peek("one", 10, dead=True)
+
+    assert sink.written == [0, 1, 2, 3, 4, 6, 7, 8]
+    assert (depth.dead, dead.headers["reason"], dead.message_id) == (1, "too_odd", event(5).id)
+
+
+def caused(fault, cause):
+    fault.__cause__ = cause
+    return fault
+
+
+@pytest.mark.parametrize("bug", [KeyError(5), caused(Unavailable("sink_error"), KeyError(5))])
+async def test_a_bug_that_one_event_wakes_holds_up_nobody(world, bug):
+    """Raised twice for a batch, it is halved; the event comes again later, as an attempt."""
+    broker, start = world
+    await publish(broker, *(event(n) for n in range(9)))
+
+    class Buggy(Scripted):
+        async def write(self, events):
+            if any(event.data["n"] == 5 for event in events):
+                raise bug
+            return await super().write(events)
+
+    sink = Buggy()
+    _, metrics, _ = start(sink)
+    depth = await settled(broker)
+
+    assert sink.written == [0, 1, 2, 3, 4, 6, 7, 8]
+    assert (depth.retry, depth.dead) == (1, 0)
+    assert value(metrics.sink_retried, sink="one", reason="sink_error") == 1
+
+
+@pytest.mark.parametrize(
+    "fault", [ConnectionResetError(), caused(Unavailable("sink_error"), ConnectionResetError())]
+)
+async def test_a_lost_connection_that_the_sink_does_not_name_is_waited_for(world, fault):
+    """An OSError speaks of no event, however often it comes."""
+    broker, start = world
+    await publish(broker, *(event(n) for n in range(4)))
+    sink = Scripted(*[fault] * 4)
+    start(sink)
+    depth = await settled(broker)
+
+    assert sink.written == [0, 1, 2, 3]
+    assert sink.sizes == [4]
+    assert (depth.retry, depth.dead) == (0, 0)
+
+
+async def test_a_sink_that_can_not_be_opened_is_no_matter_of_an_event(world):
+    """Whatever opening raises, and however often, nothing is retried or parked for it."""
+    broker, start = world
+    await publish(broker, *(event(n) for n in range(4)))
+    sink, opens = Scripted(Unavailable("away")), []
+
+    async def opened():
+        opens.append(1)
+        if 1 < len(opens) < 5:
+            raise KeyError("a bug in open()")
+
+    sink.open = opened
+    start(sink)
+    depth = await settled(broker)
+
+    assert sink.sizes == [4]
+    assert (depth.retry, depth.dead) == (0, 0)
+
+
+async def test_a_reason_of_a_sink_labels_a_metric_only_as_a_token(world):
+    """A sink may be anybody's code; its words would be as many series."""
+    broker, start = world
+    await publish(broker, event(1))
+    _, metrics, _ = start(Scripted({0: Poison("Row 17 of Ann's")}))
+    await settled(broker)
+
+    assert value(metrics.sink_parked, sink="one", reason="other") == 1
+
+
+# When the sink names a time
+
+
+async def test_the_sink_waits_as_long_as_it_was_told(world):
+    """In place where that is short; the queue is not touched, and nothing is tried before."""
+    broker, start = world
+    await publish(broker, event(1))
+    times = []
+
+    async def busy():
+        times.append(time.monotonic())
+        return Unavailable("http_429", wait_s=0.7) if len(times) == 1 else {}
+
+    sink = Scripted(busy, busy)
+    start(sink)
+    await settled(broker)
+
+    assert sink.written == [1]
+    assert times[1] - times[0] >= 0.7
+
+
+async def test_told_to_wait_long_the_sink_gives_its_events_back(world, caplog):
+    """Nothing is held meanwhile; another worker may have them."""
+    broker, start = world
+    await publish(broker, event(1), event(2))
+    sink = Scripted(Unavailable("http_503", wait_s=1.0))
+    worker, _, _ = start(sink, hold_max_s=0.5)
+
+    await until(lambda: "go back to the queue" in caplog.text)
+    await until(lambda: not worker.is_consuming)
+    assert sink.opened == 1
+    assert (await broker.depth("one")).ready == 2
+    await until(lambda: sink.written == [1, 2])
+
+
+async def test_what_was_written_before_the_sink_named_a_time_is_acknowledged(world):
+    """Named for single events, it holds only those in hand; they are tried again in place, not later."""
+    broker, start = world
+    await publish(broker, *(event(n) for n in range(4)))
+    busy = Unavailable("http_429", wait_s=0.05)
+    sink = Scripted({2: busy, 3: busy}, {1: busy})
+    start(sink)
+    depth = await settled(broker)
+
+    assert sink.written == [0, 1, 2, 3]
+    assert sink.sizes == [4, 2, 1]
+    assert depth.retry == 0
+
+
+async def test_a_sink_that_is_gone_for_good_stops(world, caplog):
+    """Loud, by metric and in readiness; its events stay in the queue, and it is not tried again."""
+    broker, start = world
+    await publish(broker, event(1), event(2))
+    sink = Scripted(Unavailable("http_410", "the endpoint is gone", wait_s=math.inf))
+    worker, metrics, _ = start(sink)
+
+    await until(lambda: "has stopped" in worker.trouble and not worker.is_consuming)
+    assert (await broker.depth("one")).ready == 2
+    assert value(metrics.sink_stopped, sink="one") == 1
+    assert value(metrics.sink_available, sink="one") == 0
+    assert value(metrics.sink_away_since, sink="one", reason="http_410") > 0
+    assert [one.levelname for one in caplog.records if "has stopped (http_410" in one.message] == ["ERROR"]
+    assert sink.opened == 1
+
+
+async def test_since_when_a_sink_is_away_and_why_is_a_metric(world):
+    """It counts from the first failure, over all tries, and goes with the next write."""
+    broker, start = world
+    await publish(broker, event(1))
+    gate = asyncio.Event()
+
+    async def last():
+        await gate.wait()
+        return {}
+
+    before_s = time.time()
+    sink = Scripted(*[Unavailable("unreachable")] * 3, last)
+    worker, metrics, _ = start(sink)
+    await until(lambda: not sink.script)
+
+    assert before_s <= value(metrics.sink_away_since, sink="one", reason="unreachable") <= time.time()
+    assert "takes nothing (unreachable, for " in worker.trouble
+    gate.set()
+    await until(lambda: not worker.trouble and sink.written == [1])
+    assert "unreachable" not in str(metrics.sink_away_since.collect())
+
+
+# When too much fails
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Trials come soon."""
+    monkeypatch.setattr(stage, "_TRIAL_MIN_S", 0.05)
+    monkeypatch.setattr(stage, "_TRIAL_MAX_S", 0.1)
+
+
+async def test_a_bad_release_does_not_empty_the_queue_into_the_dead_letters(world, soon, caplog):
+    """At the limit nothing is parked but one event a trial; the first that is written ends it."""
+    broker, start = world
+    await publish(broker, *(event(n) for n in range(100)))
+    is_bad = True
+
+    class Release(Scripted):
+        async def write(self, events):
+            if is_bad:
+                return {at: Poison("wrong_column") for at in range(len(events))}
+            return await super().write(events)
+
+    sink = Release()
+    worker, metrics, _ = start(sink, park_limit_consecutive=10)
+    await until(lambda: value(metrics.sink_parked, sink="one") == 13)
+    assert "parking_limit" in worker.trouble
+    assert value(metrics.sink_available, sink="one") == 0
+    assert next(one.levelname for one in caplog.records if "would park too much" in one.message) == "ERROR"
+    is_bad = False
+    depth = await settled(broker)
+
+    assert len(sink.written) + depth.dead == 100
+    assert depth.dead < 25
+    assert sink.written == sorted(sink.written)
+    assert not worker.trouble
+
+
+async def test_what_may_be_parked_is_parked_and_the_rest_of_the_batch_waits(world):
+    """Good ones of the same batch are acknowledged all the same."""
+    broker, start = world
+    await publish(broker, *(event(n) for n in range(10)))
+    sink = Scripted({at: Poison("odd") for at in range(1, 9)})
+    start(sink, park_limit_consecutive=3)
+    await until(lambda: sink.written)
+
+    async def given_back():
+        depth = await broker.depth("one")
+        return (depth.ready, depth.dead) == (5, 3)
+
+    async with asyncio.timeout(10):
+        while not await given_back():
+            await asyncio.sleep(0.01)
+    assert sink.written == [0, 9]
+
+
+# What no pattern matches any more
+
+
+async def test_what_no_pattern_matches_any_more_is_passed_over(world, caplog):
+    """Counted, said once, acknowledged; what was sent to this sink alone is written whatever its patterns."""
+    broker, start = world
+    await publish(broker, event(1), event(2, "im.user.offline"), event(3), event(4, "im.user.offline"))
+    async with broker.publisher("one") as publisher:
+        await (await publisher.send([event(5, "im.user.offline")]))
+    sink = Scripted()
+    _, metrics, _ = start(sink, takes=Topology.of("im.events", {"one": ("im.group.#",)}).sink("one").takes)
+    await settled(broker)
+
+    assert sink.written == [1, 3, 5]
+    assert value(metrics.sink_skipped, sink="one") == 2
+    assert len([one for one in caplog.records if "none of its patterns" in one.message]) == 1
+
+
+# Lanes
+
+
+def keyed(number, key):
+    """Return an event of the conversation *key*."""
+    plain = event(number)
+    attributes = {**plain.attributes, "partitionkey": key}
+    return Event(json.dumps({**json.loads(plain.body), "partitionkey": key}).encode(), attributes)
+
+
+class Shared(Scripted):
+    """One of several instances that write to the same place."""
+
+    def __init__(self, place, write=None):
+        super().__init__()
+        self.place = place
+        self.before = write
+
+    async def write(self, events):
+        if self.before is not None:
+            await self.before(events)
+        self.place += [(event.partition_key, event.data["n"]) for event in events]
+        return {}
+
+
+async def test_lanes_keep_the_order_of_each_key(world):
+    """Several writes are under way at once; each conversation's events come in order, and all are acknowledged."""
+    broker, start = world
+    chance = random.Random(7)
+    await publish(broker, *(keyed(n, f"group/{chance.randrange(20)}") for n in range(400)))
+    place, under_way, most = [], [], 0
+
+    async def pause(events):
+        nonlocal most
+        under_way.append(1)
+        most = max(most, len(under_way))
+        await asyncio.sleep(chance.random() / 500)
+        under_way.pop()
+
+    start([Shared(place, pause) for _ in range(4)], batch_max_events=7)
+    await settled(broker)
+
+    assert sorted(n for _, n in place) == list(range(400))
+    for key in {key for key, _ in place}:
+        numbers = [n for its, n in place if its == key]
+        assert numbers == sorted(numbers)
+    assert most > 1
+
+
+async def test_a_slow_lane_holds_up_its_own_keys_only(world):
+    """The others go on, and their events are acknowledged, until the slow one holds all of the prefetch."""
+    broker, start = world
+    place, gate, keys = [], asyncio.Event(), {}
+    for number in range(100):
+        keys.setdefault(zlib.crc32(b"group/%d" % number) % 2, f"group/{number}")
+
+    async def slow(events):
+        if events[0].partition_key == keys[0]:
+            await gate.wait()
+
+    start([Shared(place, slow) for _ in range(2)], batch_max_events=10)
+    await publish(
+        broker, *(keyed(n, keys[0]) for n in range(15)), *(keyed(n, keys[1]) for n in range(15, 60))
+    )
+    await until(lambda: len(place) == 45)
+
+    assert {key for key, _ in place} == {keys[1]}
+
+    async def only_the_slow_ones_are_held():
+        depth = await broker.depth("one")
+        return (depth.ready, depth.unacked) == (0, 15)
+
+    async with asyncio.timeout(10):
+        while not await only_the_slow_ones_are_held():
+            await asyncio.sleep(0.01)
+    gate.set()
+    await settled(broker)
+    assert [n for key, n in place if key == keys[0]] == list(range(15))
+
+
+async def test_all_lanes_give_back_when_one_has_to(world):
+    """In order: what comes again comes in front of what was not taken yet."""
+    broker, start = world
+    await publish(broker, *(keyed(n, f"group/{n % 5}") for n in range(60)))
+    place, failures = [], [Unavailable("away")] * 4
+
+    async def fails(events):
+        if failures:
+            raise failures.pop()
+
+    start([Shared(place, fails), Shared(place), Shared(place)], batch_max_events=5, hold_max_s=0.3)
+    await settled(broker)
+
+    assert {n for _, n in place} == set(range(60))
+    for key in {key for key, _ in place}:
+        first_arrivals = list(dict.fromkeys(n for its, n in place if its == key))
+        assert first_arrivals == sorted(first_arrivals)
+
+
+async def test_a_wait_that_one_lane_was_told_holds_all(world):
+    """An endpoint that says when to come again means everybody."""
+    broker, start = world
+    names = [f"group/{n}" for n in range(20)]
+    await publish(broker, *(keyed(n, name) for n, name in enumerate(names)))
+    place, begun = [], []
+
+    async def busy(events):
+        begun.append(time.monotonic())
+        if len(begun) == 1:
+            raise Unavailable("http_429", wait_s=0.6)
+
+    start([Shared(place, busy) for _ in range(4)], batch_max_events=1)
+    await settled(broker)
+
+    assert len(place) == 20
+    # Those under way at that moment could not know.
+    assert [at for at in begun[4:] if at < begun[0] + 0.6] == []

@@ -14,6 +14,7 @@ class SqliteSink(SinkBase):
     """A SQLite file with a table of events and one of member exits."""
 
     effect = "once"
+    has_one_writer = True
 
     kind: Literal["sqlite"]
     path: File

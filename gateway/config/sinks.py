@@ -27,6 +27,7 @@ class JsonlSink(SinkBase):
     """One event a line in a file."""
 
     effect = "at_least_once"
+    has_one_writer = True
 
     kind: Literal["jsonl"]
     path: File

@@ -111,7 +111,10 @@ class Own:
         try:
             return await self._calls.call(method, *given)
         except (Poison, Unavailable) as why:
-            raise self._told(why) from why
+            told = self._told(why)
+            if told is why:
+                raise  # Why not "from": its own cause tells a lost connection from a bug
+            raise told from why
 
     def _told(self, why: Poison | Unavailable) -> Poison | Unavailable:
         """Return *why* with a reason that may label a metric: a token, one of not too many."""

@@ -1,6 +1,7 @@
 """The stage that brings events from a sink's queue to the sink; it acknowledges after the effect only.
 
-One worker a sink: a sink that is slow or away holds up nobody else.
+One worker a sink: a sink that is slow or away holds up nobody else. The way of an event: ``Worker`` takes it,
+its ``lane`` writes it, ``fate`` says what becomes of it.
 """
 
 from __future__ import annotations
@@ -8,68 +9,80 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
 import time
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Sequence
 
 from gateway.backoff import Backoff
-from gateway.broker import Broker, Consumer, Delivery
+from gateway.broker import Broker, Delivery
 from gateway.config import SinkBase
-from gateway.errors import Poison, Unavailable
-from gateway.event import Event
+from gateway.errors import Unavailable
 from gateway.heavy import Heavy
 from gateway.logs import where
 from gateway.metrics import Metrics
-from gateway.sinks import Failures, Sink
+from gateway.sinks import Sink
+from gateway.worker.access import Access
+from gateway.worker.fate import Fate
+from gateway.worker.lane import Lane
+from gateway.worker.limit import ParkingLimit
+from gateway.worker.shift import Bench, GiveBack, Shift
+from gateway.worker.standing import Standing
 
 _log = logging.getLogger(__name__)
-_OUR_ID = re.compile(r"[0-9a-f]{32}")
 _RETRY_MIN_S = 0.2
 _RETRY_MAX_S = 15.0
-_PART_BYTES = 1_048_576
+_TRIAL_MIN_S = 5.0
+_TRIAL_MAX_S = 300.0
+_MOST_PREFETCH = 65_535  # Source: AMQP has two bytes for it
 
 
 class Worker:
-    """Feeds one sink. Bound: two batches of events in memory, of which 1 MiB, or one event, parsed."""
+    """Feeds one sink. Bound: a batch for each lane and one more in memory, see Lane."""
 
-    def __init__(self, name: str, config: SinkBase, sink: Sink, broker: Broker, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: SinkBase,
+        sinks: Sequence[Sink],
+        broker: Broker,
+        metrics: Metrics,
+        takes: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Take a sink for each lane; *takes* says by the routing key what is for them (None: all)."""
         self._name = name
         self._config = config
-        self._sink = sink
         self._broker = broker
-        self._metrics = metrics
-        self._heavy = Heavy(name)
-        self._sink_backoff = Backoff(_RETRY_MIN_S, _RETRY_MAX_S, random.random)
-        self._broker_backoff = Backoff(_RETRY_MIN_S, _RETRY_MAX_S, random.random)
-        self._away_since_s: float | None = None
-        self._fault = ""
+        self._standing = Standing(name, metrics)
+        self._limit = ParkingLimit(config.park_limit_consecutive, config.park_limit_ratio)
+        bench = Bench(name, config, metrics, self._standing, self._limit, Heavy(name), takes)
+        self._fate = Fate(bench)
+        self._access = [Access(number, sink, bench) for number, sink in enumerate(sinks)]
+        self._lanes = [Lane(access, bench, self._fate) for access in self._access]
+        self._prefetch = min((len(sinks) + 1) * config.batch_max_events, _MOST_PREFETCH)
+        self._backoff = Backoff(_RETRY_MIN_S, _RETRY_MAX_S, random.random)
+        self._trial_backoff = Backoff(_TRIAL_MIN_S, _TRIAL_MAX_S, random.random)
         self._broker_fault = ""
-        self._taken_s: float | None = None
-        self._held = 0
         self.is_consuming = False
         metrics.sink_unacked.labels(name).set_function(lambda: self._held)
-        metrics.sink_oldest.labels(name).set_function(self._held_s)
-        metrics.sink_available.labels(name).set(0)
+        metrics.sink_oldest.labels(name).set_function(self._oldest_s)
 
     @property
-    def is_working(self) -> bool:
-        """Events are taken and the sink takes them, as far as is known."""
-        return self.is_consuming and self._away_since_s is None
+    def trouble(self) -> str:
+        """What keeps events from the sink, as far as is known; empty while all is well."""
+        if self._standing.trouble or self.is_consuming:
+            return self._standing.trouble
+        return f"gets no events ({self._broker_fault or 'it starts'})"
 
     async def run(self) -> None:
         """Work until cancelled; closes the sink at the end. What was not acknowledged comes again."""
         try:
             while True:
                 try:
-                    await self._open_sink()
-                    async with self._broker.consumer(
-                        self._name, 2 * self._config.batch_max_events
-                    ) as consumer:
-                        await self._consume(consumer)
+                    await self._work()
                 except Unavailable as fault:
                     await self._note_broker_fault(fault)
                 except Exception as fault:  # noqa: BLE001 - a bug must not end the worker; it is logged
-                    delay_s = self._broker_backoff.next_s()
+                    delay_s = self._backoff.next_s()
                     _log.error(
                         "Sink %s: the worker failed (%s); its events come again in %.1f s",
                         self._name,
@@ -77,138 +90,104 @@ class Worker:
                         delay_s,
                     )
                     await asyncio.sleep(delay_s)
-                finally:
-                    self._settled()
-                    self.is_consuming = False
         finally:
-            await self._sink.close()
+            for access in self._access:
+                await access.close()
 
-    async def _consume(self, consumer: Consumer) -> None:
-        """Take and write batches until the sink stays away too long; Unavailable when the broker is gone."""
+    async def _work(self) -> None:
+        """Open the sink, consume, and return when what is held has to go back, or had to."""
+        for access in self._access:
+            await access.open()
+        if self._standing.is_stopped:
+            await asyncio.Event().wait()
+        if self._limit.is_reached:
+            await asyncio.sleep(self._trial_backoff.next_s())
+        prefetch = 1 if self._limit.is_reached else self._prefetch
+        try:
+            async with self._broker.consumer(self._name, prefetch) as consumer:
+                shift = Shift(consumer)
+                if self._limit.is_reached:
+                    await self._try_one(shift)
+                else:
+                    await self._consume(shift)
+                self._tell(shift.why)
+        finally:
+            for lane in self._lanes:
+                lane.reset()
+            self.is_consuming = False
+
+    async def _consume(self, shift: Shift) -> None:
+        """Bring events to the sink until they have to go back. Raises Unavailable when the broker is gone."""
         self.is_consuming = True
-        # Why a call a batch: a variable here would hold the last one in memory while nothing comes.
-        while await self._take_and_write(consumer):
-            self._settled()
-            self._broker_backoff.reset()
+        try:
+            async with asyncio.TaskGroup() as group:
+                dealing = group.create_task(self._deal(shift))
+                for lane in self._lanes:
+                    group.create_task(lane.work(shift))
+                try:
+                    await shift.ended.wait()
+                finally:
+                    # Why: a driver that loses its connection in that moment may swallow a cancellation.
+                    shift.end()
+                    dealing.cancel()
+                    for lane in self._lanes:
+                        lane.wake()
+        except ExceptionGroup as group_fault:
+            raise group_fault.exceptions[0] from None
 
-    async def _take_and_write(self, consumer: Consumer) -> bool:
-        """Bring one batch to the sink; False when the sink stayed away and its events have to go back."""
-        wait_s = self._config.batch_max_wait_ms / 1000
-        deliveries = await consumer.take(self._config.batch_max_events, wait_s)
-        self._taken_s, self._held = time.monotonic(), len(deliveries)
+    async def _deal(self, shift: Shift) -> None:
+        """Take events and hand them to their lanes for ever."""
+        most, wait_s = self._config.batch_max_events, self._config.batch_max_wait_ms / 1000
+        while True:
+            # Why in one: a variable would hold the last batch in memory while nothing comes.
+            self._hand_out(await shift.consumer.take(most, wait_s))
+
+    def _hand_out(self, deliveries: Sequence[Delivery]) -> None:
         if self._broker_fault:
             _log.info("Sink %s: events come again", self._name)
             self._broker_fault = ""
-        for part in _parts(deliveries):
-            if not await self._work_off(consumer, part):
-                return False
-        return True
+        self._backoff.reset()
+        if len(self._lanes) == 1:
+            return self._lanes[0].add(deliveries)
+        shares: list[list[Delivery]] = [[] for _ in self._lanes]
+        for delivery in deliveries:
+            # Why by the key: what has the same one goes one way, and keeps its order.
+            shares[zlib.crc32(delivery.key.encode()) % len(shares)].append(delivery)
+        for lane, share in zip(self._lanes, shares, strict=True):
+            if share:
+                lane.add(share)
+        return None
 
-    async def _work_off(self, consumer: Consumer, deliveries: Sequence[Delivery]) -> bool:
-        """Write, acknowledge, park; False when the sink stayed away and the events have to go back."""
-        good: list[tuple[Delivery, Event]] = []
-        # Why away from the loop: in one process with a receiver, large events would hold up its answers.
-        read_bytes = sum(len(delivery.body) for delivery in deliveries)
-        parsed = await self._heavy.run(read_bytes, _parse, deliveries)
-        for delivery, event in zip(deliveries, parsed, strict=True):
-            if isinstance(event, ValueError):
-                await self._park(consumer, delivery, Poison("not_an_event", str(event)))
-            else:
-                good.append((delivery, event))
-        failures = await self._write([event for _, event in good]) if good else {}
-        if failures is None:
-            return False
-        done = [delivery for at, (delivery, _) in enumerate(good) if at not in failures]
-        await consumer.ack(done)
-        self._metrics.sink_written.labels(self._name).inc(len(done))
-        for at, failure in failures.items():
-            if isinstance(failure, Poison):
-                await self._park(consumer, good[at][0], failure)
-            else:
-                await consumer.retry(good[at][0], failure.reason)
-                self._metrics.sink_retried.labels(self._name, failure.reason).inc()
-        return True
+    async def _try_one(self, shift: Shift) -> None:
+        """Bring one event to the sink; where it is written, the parking limit begins anew."""
+        before = self._fate.count_written
+        self._limit.try_one()
+        try:
+            self._hand_out(await shift.consumer.take(1, 0))
+            for lane in self._lanes:
+                if lane.held:
+                    await lane.step(shift)
+        except GiveBack as end:
+            shift.end(end.why)
+        if self._fate.count_written > before:
+            self._limit.reset()
+            self._trial_backoff.reset()
+            self._standing.unlimited()
 
-    async def _write(self, events: Sequence[Event]) -> Failures | None:
-        """Write *events*, waiting in place while the sink is away; None after hold_max_s of that."""
-        while True:
-            started_s = time.monotonic()
-            try:
-                async with asyncio.timeout(self._config.write_timeout_s):
-                    if self._away_since_s is not None:
-                        await self._sink.open()
-                    failures = await self._sink.write(events)
-            except Unavailable as fault:
-                delay_s = self._note_away(fault)
-            except TimeoutError:
-                delay_s = self._note_away(
-                    Unavailable("timeout", "the write took longer than write_timeout_s")
-                )
-            except Exception as fault:  # noqa: BLE001 - nothing may be lost to a bug in a sink
-                delay_s = self._note_away(Unavailable("sink_error", where(fault)))
-            else:
-                self._note_back()
-                self._metrics.sink_write_seconds.labels(self._name).observe(time.monotonic() - started_s)
-                return failures
-            # Why give back: nothing may be held for long, or the broker's acknowledgement timeout strikes.
-            if self._away_since_s is not None and self._held_s() > self._config.hold_max_s:
-                _log.warning("Sink %s: still away; %d events go back to the queue", self._name, len(events))
-                return None
-            await asyncio.sleep(delay_s)
-
-    async def _open_sink(self) -> None:
-        """Return once the sink answers; nothing is taken from the queue before."""
-        while True:
-            try:
-                async with asyncio.timeout(self._config.write_timeout_s):
-                    await self._sink.open()
-            except Unavailable as fault:
-                delay_s = self._note_away(fault)
-            except TimeoutError:
-                delay_s = self._note_away(Unavailable("timeout", "opening took longer than write_timeout_s"))
-            else:
-                self._note_back()
-                return
-            await asyncio.sleep(delay_s)
-
-    async def _park(self, consumer: Consumer, delivery: Delivery, why: Poison) -> None:
-        await consumer.park(delivery, why.reason)
-        self._metrics.sink_parked.labels(self._name, why.reason).inc()
-        _log.error(
-            "Sink %s can't take event %s (%s: %s); it is parked in the dead queue",
-            self._name,
-            # Why not any other id: a stranger on the broker could write into our log with it.
-            delivery.message_id if _OUR_ID.fullmatch(delivery.message_id) else "of unknown origin",
-            why.reason,
-            why.detail,
-        )
-
-    def _note_away(self, fault: Unavailable) -> float:
-        delay_s = self._sink_backoff.next_s()
-        if self._away_since_s is None:
-            self._away_since_s = time.monotonic()
-        self._metrics.sink_available.labels(self._name).set(0)
-        if fault.reason != self._fault:
-            self._fault = fault.reason
+    def _tell(self, why: str) -> None:
+        if self._limit.is_reached:
+            self._standing.limited(self._limit.describe())
+        elif why == "held":
             _log.warning(
-                "Sink %s takes nothing (%s: %s); its events wait; next try in %.1f s",
+                "Sink %s is slow; %d events are held too long and go back to the queue",
                 self._name,
-                fault.reason,
-                fault.detail,
-                delay_s,
+                self._held,
             )
-        return delay_s
-
-    def _note_back(self) -> None:
-        if self._away_since_s is not None and self._fault:
-            away_s = time.monotonic() - self._away_since_s
-            _log.info("Sink %s takes events again after %.1f s", self._name, away_s)
-        self._away_since_s, self._fault = None, ""
-        self._sink_backoff.reset()
-        self._metrics.sink_available.labels(self._name).set(1)
+        elif why:
+            _log.warning("Sink %s: still away; %d events go back to the queue", self._name, self._held)
 
     async def _note_broker_fault(self, fault: Unavailable) -> None:
-        delay_s = self._broker_backoff.next_s()
+        delay_s = self._backoff.next_s()
         if fault.reason != self._broker_fault:
             self._broker_fault = fault.reason
             _log.warning(
@@ -220,29 +199,10 @@ class Worker:
             )
         await asyncio.sleep(delay_s)
 
-    def _settled(self) -> None:
-        self._taken_s, self._held = None, 0
+    @property
+    def _held(self) -> int:
+        return sum(lane.held for lane in self._lanes)
 
-    def _held_s(self) -> float:
-        return time.monotonic() - self._taken_s if self._taken_s is not None else 0.0
-
-
-def _parts(deliveries: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
-    """Yield *deliveries* in order, so many at a time as may be parsed at once, or one."""
-    begin = size = 0
-    for at, delivery in enumerate(deliveries):
-        if size and size + len(delivery.body) > _PART_BYTES:
-            yield deliveries[begin:at]
-            begin, size = at, 0
-        size += len(delivery.body)
-    yield deliveries[begin:]
-
-
-def _parse(deliveries: Sequence[Delivery]) -> list[Event | ValueError]:
-    parsed: list[Event | ValueError] = []
-    for delivery in deliveries:
-        try:
-            parsed.append(Event.parse(delivery.body))
-        except ValueError as error:
-            parsed.append(error)
-    return parsed
+    def _oldest_s(self) -> float:
+        oldest = [since_s for lane in self._lanes if (since_s := lane.oldest_s) is not None]
+        return time.monotonic() - min(oldest) if oldest else 0.0

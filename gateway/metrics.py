@@ -148,6 +148,11 @@ class Metrics:
         self.sink_unacked = self._gauge(
             "sink_unacked_events", "Events this worker took and has not settled.", ("sink",)
         )
+        self.sink_blocked = self._gauge(
+            "sink_blocked_events",
+            "Events of those that wait for an earlier one of their conversation, or fail (order: strict).",
+            ("sink",),
+        )
         self.sink_refuses = self._gauge(
             "sink_refuses",
             "1 while the sink's queue takes no events from us, which holds up all sinks (RabbitMQ only).",

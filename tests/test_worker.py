@@ -774,3 +774,122 @@ async def test_a_wait_that_one_lane_was_told_holds_all(world):
     assert len(place) == 20
     # Those under way at that moment could not know.
     assert [at for at in begun[4:] if at < begun[0] + 0.6] == []
+
+
+# order: strict
+
+
+class Choosy(Shared):
+    """Writes event by event; those in ``bad`` fail for now."""
+
+    def __init__(self, place, bad, why=None):
+        super().__init__(place)
+        self.bad = bad
+        self.why = why or Unavailable("busy_row")
+        self.tries = 0
+
+    async def write(self, events):
+        failures = {}
+        for at, one in enumerate(events):
+            if one.data["n"] in self.bad:
+                failures[at] = self.why
+                self.tries += 1
+            else:
+                self.place.append((one.partition_key, one.data["n"]))
+        return failures
+
+
+def of(place, key):
+    return [n for its, n in place if its == key]
+
+
+async def test_strict_a_conversation_waits_for_its_event_and_others_go_on(world):
+    """Tried again in place, as often as it takes; nothing goes to the delayed retry, nothing overtakes."""
+    broker, start = world
+    await publish(broker, *(keyed(n, "ab"[n % 2]) for n in range(40)))
+    place, bad = [], {4}
+    sink = Choosy(place, bad)
+    _, metrics, _ = start(sink, order="strict")
+    await until(lambda: len(of(place, "b")) == 20)
+    await until(lambda: sink.tries >= 3)
+
+    assert of(place, "a") == [0, 2]
+    assert value(metrics.sink_blocked, sink="one") == 18
+    bad.clear()
+    depth = await settled(broker)
+    assert of(place, "a") == list(range(0, 40, 2))
+    assert of(place, "b") == list(range(1, 40, 2))
+    assert (depth.retry, depth.dead) == (0, 0)
+    assert value(metrics.sink_blocked, sink="one") == 0
+
+
+async def test_strict_what_fails_too_long_is_parked_with_what_waits_for_it(world, caplog):
+    """In order, so that it can be sent again in order; the conversation's next event starts anew."""
+    broker, start = world
+    await publish(broker, *(keyed(n, "ab"[n % 2]) for n in range(10)))
+    place = []
+    _, metrics, _ = start(Choosy(place, {2}), order="strict", strict_hold_s=0.5)
+    await until(lambda: value(metrics.sink_parked, sink="one", reason="key_blocked") == 4)
+    await settled(broker)
+    await publish(broker, keyed(10, "a"))
+    await settled(broker)
+    dead = await broker.peek("one", 10, dead=True)
+
+    assert [json.loads(one.body)["data"]["n"] for one in dead] == [2, 4, 6, 8]
+    assert {one.headers["reason"] for one in dead} == {"key_blocked"}
+    assert of(place, "a") == [0, 10]
+    assert of(place, "b") == [1, 3, 5, 7, 9]
+    assert "busy_row for more than strict_hold_s" in caplog.text
+
+
+async def test_strict_no_more_is_taken_while_half_of_the_prefetch_is_held(world):
+    """The broker keeps the rest, in order; it comes when the conversation goes on."""
+    broker, start = world
+    await publish(broker, *(keyed(n, "a") for n in range(8)), *(keyed(n, "b") for n in range(8, 40)))
+    place, bad = [], {0}
+    sink = Choosy(place, bad)
+    _, metrics, _ = start(sink, order="strict", batch_max_events=6)
+    await until(lambda: sink.tries >= 4)
+
+    assert value(metrics.sink_blocked, sink="one") == 8
+    # Those that were taken, or asked for, before that.
+    assert of(place, "b") == list(range(8, 8 + len(of(place, "b"))))
+    assert (await broker.depth("one")).ready >= 40 - 2 * 12
+    bad.clear()
+    await settled(broker)
+    assert of(place, "a") == list(range(8))
+    assert of(place, "b") == list(range(8, 40))
+
+
+async def test_strict_poison_is_parked_at_once(world):
+    """It will never be written, so nothing has to wait for it."""
+    broker, start = world
+    await publish(broker, *(keyed(n, "a") for n in range(5)))
+    place = []
+    start(Choosy(place, {1}, Poison("too_odd")), order="strict")
+    depth = await settled(broker)
+
+    assert of(place, "a") == [0, 2, 3, 4]
+    assert depth.dead == 1
+
+
+async def test_strict_keeps_the_order_when_the_sink_is_away_too(world):
+    """What was held goes back with all else, and the event is tried anew."""
+    broker, start = world
+    await publish(broker, *(keyed(n, "ab"[n % 2]) for n in range(20)))
+    place, bad, away = [], {3}, [Unavailable("away")] * 4
+
+    class Both(Choosy):
+        async def write(self, events):
+            if self.tries == 2 and away:
+                raise away.pop()
+            return await super().write(events)
+
+    sink = Both(place, bad)
+    start([sink], order="strict", hold_max_s=0.3)
+    await until(lambda: sink.tries >= 4)
+    bad.clear()
+    await settled(broker)
+
+    assert of(place, "a") == list(range(0, 20, 2))
+    assert of(place, "b") == list(range(1, 20, 2))

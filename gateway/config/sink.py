@@ -31,6 +31,8 @@ class SinkBase(Section):
     hold_max_s: Annotated[Seconds, Field(le=600)] = 60
     # Why at most 600: RabbitMQ takes back what is held for half an hour, with the whole channel.
     concurrency: Annotated[Whole, Field(ge=1, le=64)] = 1
+    order: Literal["loose", "strict"] = "loose"
+    strict_hold_s: Annotated[Seconds, Field(le=900)] = 600
     max_attempts: Annotated[Whole, Field(ge=1, le=1000)] = 10
     park_limit_consecutive: Annotated[Whole, Field(ge=0)] = 50
     park_limit_ratio: Annotated[Number, Field(gt=0, le=1)] = 0.5

@@ -65,6 +65,7 @@ class Worker:
         self.is_consuming = False
         metrics.sink_unacked.labels(name).set_function(lambda: self._held)
         metrics.sink_oldest.labels(name).set_function(self._oldest_s)
+        metrics.sink_blocked.labels(name).set_function(self._blocked)
 
     @property
     def trouble(self) -> str:
@@ -139,6 +140,9 @@ class Worker:
         """Take events and hand them to their lanes for ever."""
         most, wait_s = self._config.batch_max_events, self._config.batch_max_wait_ms / 1000
         while True:
+            while self._blocked() > self._prefetch // 2:
+                shift.room.clear()
+                await shift.room.wait()
             # Why in one: a variable would hold the last batch in memory while nothing comes.
             self._hand_out(await shift.consumer.take(most, wait_s))
 
@@ -202,6 +206,9 @@ class Worker:
     @property
     def _held(self) -> int:
         return sum(lane.held for lane in self._lanes)
+
+    def _blocked(self) -> int:
+        return sum(lane.blocked for lane in self._lanes)
 
     def _oldest_s(self) -> float:
         oldest = [since_s for lane in self._lanes if (since_s := lane.oldest_s) is not None]

@@ -71,7 +71,7 @@ class Access:
         """
         bench = self._bench
         while True:
-            started_s = time.monotonic()
+            started_s, is_bug = time.monotonic(), False
             if started_s < bench.standing.not_before_s:
                 await self._pause(shift, bench.standing.not_before_s - started_s)
                 continue
@@ -85,10 +85,11 @@ class Access:
             except TimeoutError:
                 fault = Unavailable("timeout", "the write took longer than write_timeout_s")
             except Unavailable as error:
-                fault = error
+                # Why a copy: the error holds its traceback, and that the events.
+                fault = Unavailable(error.reason, error.detail, error.wait_s)
+                is_bug = error.reason == "sink_error" and self._is_bug(error.__cause__)
             except Exception as error:  # noqa: BLE001 - nothing may be lost to a bug in a sink
-                fault = Unavailable("sink_error", where(error))
-                fault.__cause__ = error
+                fault, is_bug = Unavailable("sink_error", where(error)), self._is_bug(error)
             else:
                 self._failing_since_s = None
                 self._backoff.reset()
@@ -96,7 +97,7 @@ class Access:
                 bench.metrics.sink_write_seconds.labels(bench.name).observe(time.monotonic() - started_s)
                 return failures
             # Why twice: after the first the sink is opened anew, in case it was no fault of an event.
-            if self._is_bug(fault):
+            if is_bug:
                 if is_suspect:
                     self._must_open = True
                     raise SinkBug(fault.detail)
@@ -116,11 +117,10 @@ class Access:
         """Note that the sink is away, and wait until it is to be tried again; GiveBack when that is long."""
         await self._pause(shift, self._note(fault))
 
-    def _is_bug(self, fault: Unavailable) -> bool:
-        """Say whether one of the events may be the cause of *fault*."""
+    def _is_bug(self, error: BaseException | None) -> bool:
+        """Say whether one of the events may be the cause of *error*, which none of our own sinks raises."""
         # Why no OSError: it speaks of a connection or a file. Nor what opening has raised.
-        is_known = fault.reason != "sink_error" or isinstance(fault.__cause__, OSError)
-        return not is_known and not self._must_open
+        return not isinstance(error, OSError) and not self._must_open
 
     def _note(self, fault: Unavailable) -> float:
         """Note that the sink is away; return the delay before the next try."""

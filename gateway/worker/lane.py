@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from gateway.broker import Delivery
 from gateway.errors import Poison, Unavailable
@@ -13,9 +13,10 @@ from gateway.event import Event
 from gateway.sinks import Failures
 from gateway.worker.access import Access, SinkBug
 from gateway.worker.fate import Fate
+from gateway.worker.queues import Queue, Row
 from gateway.worker.shift import Bench, GiveBack, Shift
+from gateway.worker.strict import Strict
 
-_PART_BYTES = 1_048_576
 _MOST_HELD_S = 1200.0
 """Then events go back, whatever the cause: RabbitMQ's acknowledgement timeout is 1800 s."""
 Pair = tuple[Delivery, Event]
@@ -28,7 +29,8 @@ class Lane:
         self._access = access
         self._bench = bench
         self._fate = fate
-        self._waiting: deque[tuple[float, Delivery]] = deque()
+        self._strict = Strict(bench, fate) if bench.config.order == "strict" else None
+        self._queue: Queue = self._strict.queue if self._strict is not None else Row()
         self._arrived = asyncio.Event()
         self._hand_since_s = 0.0
         self._in_hand = 0
@@ -36,19 +38,23 @@ class Lane:
     @property
     def held(self) -> int:
         """How many events were added and are not settled."""
-        return len(self._waiting) + self._in_hand
+        return len(self._queue) + self._in_hand
+
+    @property
+    def blocked(self) -> int:
+        """How many of them wait for one of their conversation that fails."""
+        return self._strict.queue.held if self._strict is not None else 0
 
     @property
     def oldest_s(self) -> float | None:
         """When (monotonic) the oldest of them was taken."""
         if self._in_hand:
             return self._hand_since_s
-        return self._waiting[0][0] if self._waiting else None
+        return self._queue.oldest_s
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
         """Take *deliveries*, to be written behind those that are here."""
-        now_s = time.monotonic()
-        self._waiting.extend((now_s, delivery) for delivery in deliveries)
+        self._queue.add(deliveries, time.monotonic())
         self._arrived.set()
 
     def wake(self) -> None:
@@ -57,8 +63,10 @@ class Lane:
 
     def reset(self) -> None:
         """Forget what is held: the consumer that it came from is closed."""
-        self._waiting.clear()
+        self._queue.clear()
         self._in_hand = 0
+        if self._strict is not None:
+            self._strict.reset()
         self._access.reset()
 
     async def work(self, shift: Shift) -> None:
@@ -78,30 +86,23 @@ class Lane:
 
         Raises GiveBack, or Unavailable when the broker is gone.
         """
-        while not self._waiting and not shift.ended.is_set():
+        while (wait_s := self._queue.ready_in(time.monotonic())) != 0 and not shift.ended.is_set():
             self._arrived.clear()
-            await self._arrived.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._arrived.wait()
         if shift.ended.is_set():
             return False
-        if time.monotonic() - self._waiting[0][0] > _MOST_HELD_S:
+        now_s = time.monotonic()
+        if now_s - (self._queue.oldest_s or now_s) > _MOST_HELD_S:
             raise GiveBack("held")
-        await self._bring(shift, self._next())
+        part = self._queue.take(self._bench.config.batch_max_events, now_s)
+        self._hand_since_s, self._in_hand = part[0][0], len(part)
+        await self._bring(shift, [delivery for _, delivery in part])
         self._in_hand = 0
+        if self._strict is not None:
+            await self._strict.settle(shift, part)
         return True
-
-    def _next(self) -> list[Delivery]:
-        self._hand_since_s = self._waiting[0][0]
-        part: list[Delivery] = []
-        size_bytes, most = 0, self._bench.config.batch_max_events
-        while self._waiting and len(part) < most:
-            delivery = self._waiting[0][1]
-            size_bytes += len(delivery.body)
-            if part and size_bytes > _PART_BYTES:
-                break
-            part.append(delivery)
-            self._waiting.popleft()
-        self._in_hand = len(part)
-        return part
 
     async def _bring(self, shift: Shift, deliveries: Sequence[Delivery]) -> None:
         if self._bench.takes is not None:
@@ -152,6 +153,8 @@ class Lane:
             elif isinstance(failure, Unavailable) and failure.wait_s:
                 again.append(pair)
                 away = failure
+            elif isinstance(failure, Unavailable) and self._strict is not None:
+                self._strict.note(pair[0], failure)
             else:
                 await self._fate.failed(shift, pair[0], failure)
         if away is not None:

@@ -6,10 +6,12 @@ import shlex
 from collections.abc import Collection
 
 from gateway.config import (
+    AmqpSink,
     Config,
     JsonlSink,
     MysqlSink,
     PostgresSink,
+    PythonSink,
     RedisSink,
     SinkBase,
     SqliteSink,
@@ -70,7 +72,9 @@ def _place(sink: SinkBase) -> str:
         return f"redis {mask_url(sink.url.get_secret_value())} {sink.stream}"
     if isinstance(sink, (PostgresSink, MysqlSink)):
         return f"{sink.kind} {mask_url(sink.dsn.get_secret_value())}"
-    return ""
+    if isinstance(sink, AmqpSink):
+        return f"amqp {', '.join(mask_url(url) for url in sink.url)} exchange {sink.exchange or '(default)'}"
+    return f"python {sink.target}" if isinstance(sink, PythonSink) else sink.kind
 
 
 def _bracketed(host: str) -> str:

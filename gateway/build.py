@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib import import_module
 
-from gateway import replies
+from gateway import destinations, replies
 from gateway.broker import Broker
 from gateway.config import (
+    AmqpSink,
     Config,
     JsonlSink,
     MysqlSink,
@@ -21,28 +20,29 @@ from gateway.config import (
     SqliteSink,
     is_loopback,
 )
+from gateway.destinations import topology_of
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from gateway.sinks import Sink
 from gateway.sinks.transform import Transformed
 from gateway.tls import Tls, make_context
 from gateway.tokens import TokenFiles
-from gateway.topology import Topology, narrowed
 from gateway.worker import Worker
 
+__all__ = ["check", "make_broker", "make_sink", "topology_of"]
 _SHORT_TOKEN = 16
-_MOST_KEY_BYTES = 255
 # Why names: a process loads only the drivers that it uses.
 _SINKS: Mapping[type[SinkBase], tuple[str, str, str]] = {
-    JsonlSink: ("Jsonl", "jsonl", ""),
-    SqliteSink: ("Sqlite", "sqlite", ""),
-    PostgresSink: ("Postgres", "postgres", "postgres"),
-    MysqlSink: ("Mysql", "mysql", "mysql"),
-    RedisSink: ("Redis", "redis", "redis"),
-    PythonSink: ("Own", "python", ""),
-    PluginSink: ("Own", "python", ""),
+    JsonlSink: ("Jsonl", "gateway.sinks.jsonl", ""),
+    SqliteSink: ("Sqlite", "gateway.sinks.sqlite", ""),
+    PostgresSink: ("Postgres", "gateway.sinks.postgres", "postgres"),
+    MysqlSink: ("Mysql", "gateway.sinks.mysql", "mysql"),
+    RedisSink: ("Redis", "gateway.sinks.redis", "redis"),
+    AmqpSink: ("Outlet", "gateway.broker.rabbitmq.outlet", ""),
+    PythonSink: ("Own", "gateway.sinks.python", ""),
+    PluginSink: ("Own", "gateway.sinks.python", ""),
 }
-"""Class, module under ``gateway.sinks``, and the extra that has its driver."""
+"""Class, its module, and the extra that has its driver."""
 
 
 def check(config: Config, *, serves: bool = True) -> list[str]:
@@ -58,16 +58,7 @@ def check(config: Config, *, serves: bool = True) -> list[str]:
     ports = (config.listen.port, config.admin.port, config.admin.worker_port)
     if config.listen.port and config.listen.port in ports[1:]:
         faults.append(f"listen.port: {config.listen.port} is an admin port too; choose another")
-    paths: dict[str, str] = {}
-    if config.broker.embedded_path is not None:
-        paths[os.path.realpath(config.broker.embedded_path)] = "broker.url"
-    for name, sink in config.sinks.items():
-        if isinstance(sink, (JsonlSink, SqliteSink)):
-            place = os.path.realpath(sink.path)
-            if place in paths:
-                faults.append(f"sinks.{name}.path: {paths[place]} names the same file; choose another")
-            paths[place] = f"sinks.{name}.path"
-    faults += _app_faults(config)
+    faults += destinations.faults(config)
     faults += _answer_faults(config)
     tokens: dict[str, tuple[str, ...]] = {}
     if serves:
@@ -78,12 +69,6 @@ def check(config: Config, *, serves: bool = True) -> list[str]:
     if serves and config.listen.tls_cert is not None and (said := Tls(config.listen).complaint()):
         warnings.append(said)
     return warnings
-
-
-def topology_of(config: Config) -> Topology:
-    """Return the broker objects of *config*."""
-    patterns = {name: narrowed(sink.events, sink.apps) for name, sink in config.sinks.items()}
-    return Topology.of(config.broker.exchange, patterns)
 
 
 def make_broker(config: Config, metrics: Metrics) -> Broker:
@@ -104,37 +89,16 @@ def make_sink(name: str, config: SinkBase) -> Sink:
     """Return the sink *name*, not opened yet; ConfigError when its driver is not installed."""
     kind, module, extra = _SINKS[type(config)]
     try:
-        make = getattr(import_module(f"gateway.sinks.{module}"), kind)
+        make = getattr(import_module(module), kind)
     except ImportError as error:
         if not extra:
             raise
         raise ConfigError(
-            f"sinks.{name}: kind {module} needs the driver {error.name}:"
+            f"sinks.{name}: kind {extra} needs the driver {error.name}:"
             f" pip install 'im-callback-gateway[{extra}]'"
         ) from error
     sink: Sink = make(config, name)
     return sink if config.transform is None else Transformed(sink, config.transform, name)
-
-
-def _app_faults(config: Config) -> list[str]:
-    faults = []
-    for name, sink in config.sinks.items():
-        for app_id in sink.apps:
-            if app_id not in config.apps:
-                near = get_close_matches(app_id, config.apps, 1)
-                hint = f"; did you mean {near[0]}?" if near else "."
-                known = ", ".join(config.apps) or "none"
-                faults.append(f"sinks.{name}.apps: {app_id} is not configured{hint} There are: {known}")
-        for pattern in sink.events if sink.apps else ():
-            found = narrowed([pattern], sink.apps)
-            if not found:
-                faults.append(
-                    f"sinks.{name}.events: {pattern} matches nothing of {', '.join(sink.apps)}: what it"
-                    " matches is <type>.<app id>; end it in # (im.group.#), or take the app out of apps"
-                )
-            elif max(len(one.encode()) for one in found) > _MOST_KEY_BYTES:
-                faults.append(f"sinks.{name}.events: {pattern} with an app id is longer than 255 bytes")
-    return faults
 
 
 def make_worker(name: str, config: Config, broker: Broker, metrics: Metrics) -> Worker:

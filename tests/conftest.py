@@ -1,5 +1,6 @@
 """Fixtures that every test may use: real servers, started when the first test asks for them."""
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from hypothesis import settings
 
 from tests.rabbitmq_world import forward, make, work  # noqa: F401 - fixtures
 from tests.services import MariaDB, Postgres, RabbitMQ, Redis
+from tests.sink_places import AmqpPlace
+from tests.tcp_proxy import TcpProxy
 
 # Why: how long one example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("untimed", deadline=None)
@@ -73,6 +76,15 @@ def amqp_url(rabbitmq: RabbitMQ) -> Iterator[str]:
     url = rabbitmq.fresh_vhost()
     yield url
     rabbitmq.retire_vhost(url)
+
+
+@pytest.fixture
+def amqp_place(rabbitmq: RabbitMQ, amqp_url: str) -> Iterator[AmqpPlace]:
+    """Somebody else's exchange and queue in a virtual host of their own, behind a proxy."""
+    with TcpProxy(rabbitmq.port) as proxy:
+        place = AmqpPlace(amqp_url, proxy)
+        asyncio.run(place.declare())
+        yield place
 
 
 @pytest.fixture

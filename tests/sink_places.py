@@ -7,12 +7,23 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import aio_pika
 import asyncpg
 import pymysql
 import redis.asyncio
 from pydantic import SecretStr
 
-from gateway.config import JsonlSink, MysqlSink, PostgresSink, PythonSink, RedisSink, SinkBase, SqliteSink
+from gateway.broker.rabbitmq.outlet import Outlet
+from gateway.config import (
+    AmqpSink,
+    JsonlSink,
+    MysqlSink,
+    PostgresSink,
+    PythonSink,
+    RedisSink,
+    SinkBase,
+    SqliteSink,
+)
 from gateway.exits import ExitsQuery, MemberExit
 from gateway.sinks import Sink, mysql, postgres, sqlite
 from gateway.sinks.jsonl import Jsonl
@@ -22,6 +33,8 @@ from gateway.sinks.python import Own
 from gateway.sinks.redis import Redis
 from gateway.sinks.sqlite import Sqlite
 from tests import services
+from tests.rabbitmq_world import admin_channel
+from tests.tcp_proxy import TcpProxy
 
 
 class Place(Protocol):
@@ -100,6 +113,45 @@ class PythonPlace(_Folder):
 
     async def events(self) -> list[Any]:
         return [json.loads(line) for line in (self.folder / "events.jsonl").read_bytes().splitlines()]
+
+
+class AmqpPlace:
+    """A queue behind an exchange of somebody else's, in another virtual host; the network to it may end."""
+
+    def __init__(self, url: str, proxy: TcpProxy) -> None:
+        self.url = url
+        self.proxy = proxy
+
+    async def declare(self) -> None:
+        async with admin_channel(self.url) as channel:
+            exchange = await channel.declare_exchange("their.events", "topic", durable=True)
+            queue = await channel.declare_queue("theirs", durable=True)
+            await queue.bind(exchange, "#")
+
+    @property
+    def config(self) -> AmqpSink:
+        return AmqpSink(kind="amqp", url=(self.proxy.through(self.url),), exchange="their.events")
+
+    def sink(self, **changes: Any) -> Outlet:
+        return Outlet(self.config.model_copy(update=changes), "copy")
+
+    async def messages(self, queue: str = "theirs") -> list[aio_pika.abc.AbstractIncomingMessage]:
+        """Return what stands in *queue*, in order; it stays there."""
+        found = []
+        async with admin_channel(self.url) as channel:
+            source = await channel.get_queue(queue)
+            while (message := await source.get(fail=False)) is not None:
+                found.append(message)
+        return found
+
+    async def events(self) -> list[Any]:
+        return [json.loads(message.body) for message in await self.messages()]
+
+    def take_away(self) -> None:
+        self.proxy.refuse()
+
+    def bring_back(self) -> None:
+        self.proxy.flow()
 
 
 class SqlitePlace(_Folder):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway import build
 from gateway.banner import banner, local_url
 from gateway.config import (
+    AmqpSink,
     App,
     Config,
     JsonlSink,
@@ -30,7 +31,7 @@ from gateway.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "config.yaml"
 # What the examples of the documentation take from the environment.
-ENVIRON = {"CRM_PASSWORD": "x", "CACHE_PASSWORD": "x"}
+ENVIRON = {"CRM_PASSWORD": "x", "CACHE_PASSWORD": "x", "COPY_PASSWORD": "x"}
 
 
 def config_of(tmp_path, text, environ=None):
@@ -68,6 +69,7 @@ def test_the_shown_defaults_are_the_real_ones(section):
         ("exits", SqliteSink),
         ("crm", PostgresSink),
         ("shop", MysqlSink),
+        ("copy", AmqpSink),
         ("own", PythonSink),
         ("cache", RedisSink),
     ],
@@ -160,7 +162,7 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
         ),
         (
             "sinks: {a: {kind: jsnl}}",
-            "sinks.a: there is no kind 'jsnl'; did you mean jsonl? There are: jsonl, ",
+            "sinks.a: there is no kind 'jsnl'; did you mean jsonl? There are: amqp, jsonl,",
         ),
         ("sinks: {a: {kind: jsonl}}", "sinks.a.path: field required"),
         ("sinks: {A b: {kind: jsonl, path: x}}", "sinks.A b: must be a name: a lower-case letter, then"),
@@ -198,6 +200,16 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
         ("apps: {'1': {tokens_file: ''}}", "apps.1.tokens_file: must name a file; leave the key out"),
         ("apps: {'1': {tokens_file: [a]}}", "apps.1.tokens_file: must be the path of a file"),
         ("apps: {'1': {max_per_s: yes}}", "apps.1.max_per_s: must be a number (it is True)"),
+        (
+            "sinks: {a: {kind: amqp, url: 'http://x', exchange: y}}",
+            "sinks.a.url.0: must be amqp://… or amqps://…",
+        ),
+        ("sinks: {a: {kind: amqp, url: [], exchange: y}}", "sinks.a.url: "),
+        (
+            "sinks: {a: {kind: amqp, url: 'amqp://u:a#b@h/', exchange: y}}",
+            "sinks.a.url.0: can't be read as amqp(s)://user:password@host:5672/vhost",
+        ),
+        ("sinks: {a: {kind: amqp, url: 'amqp://h', exchange: ''}}", "sinks.a: routing_key: with exchange"),
         ("sinks: {a: {kind: jsonl, path: x, apps: [one]}}", "sinks.a.apps.0: must be an SDKAppID"),
         (
             "sinks: {a: {kind: jsonl, path: x, apps: [true]}}",
@@ -433,6 +445,49 @@ def test_apps_of_a_sink_are_held_against_the_rest(tmp_path, sink, expected):
     with pytest.raises(ConfigError) as caught:
         build.check(config_of(tmp_path, text))
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("broker", "sink", "expected"),
+    [
+        (
+            "amqp://a@h/",
+            "url: 'amqp://b@h/', exchange: im.events",
+            "sinks.a.exchange: im.events on this broker",
+        ),
+        ("amqp://a@h/", "url: 'amqps://b@H:5671/%2F', exchange: im.events", "sinks.a.exchange: im.events"),
+        ("[amqp://g/v, amqp://h/v]", "url: 'amqp://h/v', exchange: im.events", "sinks.a.exchange: im.events"),
+        (
+            "amqp://localhost:5673/",
+            "url: 'amqp://127.0.0.1:5673', exchange: im.sink.a",
+            "sinks.a.exchange: im.sink.a",
+        ),
+        ("amqp://h/", "url: 'amqp://h/', exchange: im.unrouted", "sinks.a.exchange: im.unrouted"),
+        (
+            "amqp://h/",
+            "url: 'amqp://h/', exchange: '', routing_key: im.sink.a",
+            "sinks.a.routing_key: im.sink.a",
+        ),
+        ("amqp://h/", "url: 'amqp://h/', exchange: mine", ""),
+        ("amqp://h/", "url: 'amqp://h/', exchange: '', routing_key: mine", ""),
+        ("amqp://h/", "url: 'amqp://h/other', exchange: im.events", ""),
+        ("amqp://h/", "url: 'amqp://h:5673/', exchange: im.events", ""),
+        ("amqp://h/", "url: 'amqp://other/', exchange: im.events", ""),
+        ("embedded:x", "url: 'amqp://h/', exchange: im.events", ""),
+    ],
+)
+def test_events_do_not_go_round(tmp_path, broker, sink, expected):
+    """A sink that publishes into our own topology would get its own events again, for ever."""
+    config = config_of(
+        tmp_path, f"apps: {{1: {{}}}}\nbroker: {{url: {broker}}}\nsinks: {{a: {{kind: amqp, {sink}}}}}"
+    )
+    try:
+        build.check(config)
+        said = ""
+    except ConfigError as fault:
+        said = str(fault)
+
+    assert said.startswith(expected) if expected else not said
 
 
 def test_patterns_and_apps_of_a_sink_are_bound_together(tmp_path):

@@ -17,7 +17,7 @@ TIERS = {
     "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "ports", "tls", "tokens"},
     "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay"},
-    "wiring": {"build", "banner", "portfiles", "allocator", "run", "cli", "__main__"},
+    "wiring": {"build", "destinations", "banner", "portfiles", "allocator", "run", "cli", "__main__"},
 }  # fmt: skip
 ORDER = list(TIERS)
 MAY_IMPORT_OWN_TIER = {"words", "pure", "wiring"}

@@ -16,6 +16,7 @@ from gateway.broker import Unconfirmed
 from gateway.broker.rabbitmq.confirms import Batch, UnconfirmedBatches
 from gateway.broker.rabbitmq.faults import in_our_words
 from gateway.errors import Unavailable
+from gateway.event import Event
 from tests.rabbitmq_world import (
     admin_channel,
     body,
@@ -460,6 +461,19 @@ async def test_a_message_is_what_the_documentation_says(make, amqp_url):
     assert (message.message_id, message.type) == (event(1).id, event(1).type)
     assert message.routing_key == event(1).routing_key
     assert message.headers["partitionkey"] == "k"
+
+
+async def test_a_long_partition_key_is_carried_by_its_beginning(make, amqp_url):
+    """A group id of a megabyte is a stranger's choice; headers above a frame would close the connection."""
+    long = Event(event(1).body, {**event(1).attributes, "partitionkey": "group/" + "g" * 1_000_000})
+    async with make({"one": ("#",)}).publisher() as publisher:
+        await (await publisher.send([long]))
+    async with admin_channel(amqp_url) as channel:
+        queue = await channel.get_queue("im.sink.one", ensure=False)
+        message = await queue.get(no_ack=True)
+
+    assert message.body == long.body
+    assert message.headers["partitionkey"] == "group/" + "g" * 994
 
 
 async def test_heartbeat_is_asked_for(make):

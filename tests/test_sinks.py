@@ -33,11 +33,14 @@ def place_of(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
             return MysqlPlace(request.getfixturevalue("mariadb"), request.getfixturevalue("mysql_dsn"))
         case "redis":
             return RedisPlace(request.getfixturevalue("redis"), request.getfixturevalue("redis_url"))
+        case "amqp":
+            place: Place = request.getfixturevalue("amqp_place")
+            return place
         case _:
             return PythonPlace(tmp_path, "PlainLines" if request.param == "python plain" else "Lines")
 
 
-@pytest.fixture(params=["jsonl", "sqlite", "postgres", "mysql", "python", "python plain", "redis"])
+@pytest.fixture(params=["jsonl", "sqlite", "postgres", "mysql", "python", "python plain", "redis", "amqp"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A fresh place of each kind."""
     return place_of(request, tmp_path)

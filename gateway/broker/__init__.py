@@ -6,7 +6,7 @@ Nothing here moves data: the forwarder holds a Publisher, each worker a Consumer
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,7 +22,14 @@ class Unconfirmed(Unavailable):
     topology is broken), ``deadline`` (no confirm in time), ``closed`` (connection or channel lost),
     ``no_rights`` (the user may not publish there), ``rejected`` (the broker closed the channel because of
     what was sent: the content is suspect).
+
+    ``failed`` says which of what was sent together did not get through, by place, and why (``nacked`` or
+    ``returned``); all others did. It is empty where that is not known.
     """
+
+    def __init__(self, reason: str, detail: str = "", failed: Mapping[int, str] | None = None) -> None:
+        super().__init__(reason, detail)
+        self.failed = failed or {}
 
 
 @dataclass(frozen=True, slots=True)

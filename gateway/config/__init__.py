@@ -1,5 +1,6 @@
 """The configuration: one YAML file, typed records, all defaults in one place."""
 
+from gateway.config.amqp import AmqpSink
 from gateway.config.databases import MysqlSink, PostgresSink, SqliteSink
 from gateway.config.expressions import MISFITS, Expression, compiled
 from gateway.config.load import load, mask_url, masked
@@ -10,6 +11,7 @@ from gateway.config.sinks import JsonlSink, PluginSink, PythonSink, RedisSink, S
 __all__ = [
     "MISFITS",
     "Admin",
+    "AmqpSink",
     "App",
     "Broker",
     "Config",

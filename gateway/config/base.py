@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -71,6 +73,27 @@ def _digits(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def readable_amqp(url: str) -> str:
+    """Return *url*; ValueError without host and port: an unescaped character of a password cuts them off."""
+    if not re.match(r"^amqps?://[^/\s]", url):
+        raise ValueError("must be amqp://… or amqps://…")
+    try:
+        parts = urlsplit(url)
+        is_readable = parts.hostname and parts.port != 0 and ("@" not in url or "@" in parts.netloc)
+    except ValueError:
+        is_readable = False
+    if not is_readable:
+        raise ValueError(
+            "can't be read as amqp(s)://user:password@host:5672/vhost; in a password write"
+            " / as %2F, ? as %3F, # as %23 and : as %3A"
+        )
+    return url
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 Whole = Annotated[int, BeforeValidator(_number)]
 Port = Annotated[Whole, Field(ge=0, le=65535)]
 Positive = Annotated[Whole, Field(ge=1)]
@@ -84,6 +107,9 @@ Target = Annotated[str, Field(pattern=_TARGET, max_length=500)]
 File = Annotated[Path, BeforeValidator(_named)]
 FieldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$", max_length=200)]
 Cidr = Annotated[str, AfterValidator(_network)]
+AmqpUrls = Annotated[
+    tuple[Annotated[str, AfterValidator(readable_amqp)], ...], BeforeValidator(_listed), Field(min_length=1)
+]
 Patterns = Annotated[tuple[str, ...], Field(min_length=1)]
 
 

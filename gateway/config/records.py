@@ -6,7 +6,6 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     Field,
@@ -30,6 +29,7 @@ from gateway.config.base import (
     Section,
     UrlPath,
     Whole,
+    readable_amqp,
 )
 from gateway.config.sinks import Sink
 
@@ -156,11 +156,8 @@ class Broker(Section):
         for one in urls:
             if not re.match(r"^(amqps?://[^/\s]|embedded:\S)", one):
                 raise ValueError("must be amqp://…, amqps://… or embedded:PATH")
-            if not one.startswith("embedded:") and not _is_readable(one):
-                raise ValueError(
-                    "can't be read as amqp(s)://user:password@host:5672/vhost; in a password write"
-                    " / as %2F, ? as %3F, # as %23 and : as %3A"
-                )
+            if not one.startswith("embedded:"):
+                readable_amqp(one)
         if len(urls) > 1 and any(one.startswith("embedded:") for one in urls):
             raise ValueError("embedded:PATH stands alone, it has no second host")
         return url
@@ -221,15 +218,6 @@ class Config(Section):
                 f"admin.token: admin.host {self.admin.host} can be reached from other machines; set a token"
             )
         return self
-
-
-def _is_readable(url: str) -> bool:
-    """Say whether *url* has a host and a port; an unescaped character of a password cuts them off."""
-    try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0 and ("@" not in url or "@" in parts.netloc)
-    except ValueError:
-        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -22,6 +22,7 @@ class SinkBase(Section):
     has_one_writer: ClassVar[bool] = False
     """What it writes to takes one writer only, so concurrency is 1."""
 
+    kind: str
     events: Patterns = ("#",)
     apps: tuple[AppId, ...] = ()
     transform: Expression | None = None

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Field, SecretStr, Tag, field_validator, model_validator
 
+from gateway.config.amqp import AmqpSink
 from gateway.config.base import STREAM as _STREAM
 from gateway.config.base import File, Target, Whole
 from gateway.config.databases import MysqlSink, PostgresSink, SqliteSink
@@ -73,8 +74,10 @@ class RedisSink(SinkBase):
 
 
 BuiltIn = Annotated[
-    JsonlSink | SqliteSink | PostgresSink | MysqlSink | PythonSink | RedisSink, Field(discriminator="kind")
-]
+    JsonlSink | SqliteSink | PostgresSink | MysqlSink | RedisSink
+    | AmqpSink | PythonSink,
+    Field(discriminator="kind"),
+]  # fmt: skip
 KINDS: Mapping[str, type[SinkBase]] = {
     get_args(record.model_fields["kind"].annotation)[0]: record for record in get_args(get_args(BuiltIn)[0])
 }

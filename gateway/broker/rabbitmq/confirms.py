@@ -23,6 +23,12 @@ class Batch:
     """When the gateway received the oldest of its events, RFC 3339; empty where that is not known."""
     failure: str = ""
     detail: str = ""
+    failed: dict[int, str] = field(default_factory=dict)
+    """Tag → why, of those that are known to have failed alone."""
+
+    def error(self) -> Unconfirmed:
+        first = self.last_tag - len(self.keys) + 1
+        return Unconfirmed(self.failure, self.detail, {tag - first: why for tag, why in self.failed.items()})
 
 
 @dataclass(slots=True)
@@ -40,6 +46,7 @@ class UnconfirmedBatches:
                 batch.pending -= settled
                 batch.failure = batch.failure or failure
                 if failure:
+                    batch.failed |= dict.fromkeys(settled, failure)
                     batch.detail = batch.detail or "a queue refuses what is published to it"
                     self._note_refused(batch, min(settled))
             if batch.last_tag >= tag:
@@ -51,6 +58,7 @@ class UnconfirmedBatches:
         for batch in self.batches:
             if tag in batch.pending:
                 batch.failure = batch.failure or failure
+                batch.failed[tag] = failure
                 batch.detail = detail
 
     def fail_all(self, reason: str, detail: str) -> None:
@@ -58,6 +66,7 @@ class UnconfirmedBatches:
             self._note_refused(self.batches[0], min(self.batches[0].pending))
         for batch in self.batches:
             batch.pending.clear()
+            batch.failed.clear()
             batch.failure = batch.failure or reason
             batch.detail = batch.detail or detail
         self._resolve()
@@ -70,7 +79,7 @@ class UnconfirmedBatches:
         for batch in self.batches:
             if not batch.pending and not batch.future.done():
                 if batch.failure:
-                    batch.future.set_exception(Unconfirmed(batch.failure, batch.detail))
+                    batch.future.set_exception(batch.error())
                     batch.future.exception()  # Why: read once, whether or not the owner still looks
                 else:
                     batch.future.set_result(None)

@@ -9,6 +9,14 @@ from gateway.broker.rabbitmq.publish import Message, Publisher
 from gateway.broker.rabbitmq.refusals import Refusals
 from gateway.event import Event
 
+# Bound: RabbitMQ closes the connection for headers above a frame (128 KiB); a group id may be longer.
+_KEY_CHARS = 1000
+
+
+def headers_of(event: Event) -> dict[str, str | int]:
+    """Return the headers of *event*: its partition key, or as much of it as spreads keys just as well."""
+    return {"partitionkey": event.partition_key[:_KEY_CHARS]}
+
 
 class EventPublisher:
     """Satisfies ``gateway.broker.Publisher``: publishes into one exchange."""
@@ -25,7 +33,7 @@ class EventPublisher:
                 exchange=self._exchange,
                 routing_key=event.routing_key,
                 body=event.body,
-                headers={"partitionkey": event.partition_key},
+                headers=headers_of(event),
                 message_id=event.id,
                 type=event.type,
             )

@@ -11,7 +11,6 @@ import importlib
 import inspect
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,9 +25,6 @@ from gateway.sinks import Failures
 from gateway.sinks.calls import Calls
 
 _CLOSE_S = 5.0
-_TOKEN = re.compile(r"[a-z][a-z0-9_]{0,39}")
-# Bound: reasons label metrics.
-_MOST_REASONS = 50
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +42,6 @@ class Own:
         self._name = name
         self._calls = Calls(name)
         self._object: Any = None
-        self._reasons: set[str] = set()
 
     async def open(self) -> None:
         """Make the object, the first time, and open it. Raises Unavailable."""
@@ -57,17 +52,19 @@ class Own:
                 raise Unavailable("sink_error", where(error)) from error
         if hasattr(self._object, "open"):
             try:
-                await self._call(self._object.open)
+                await self._calls.call(self._object.open)
             except Poison as why:
                 raise Unavailable(
                     "sink_error", "open() raised Poison, which says something of an event"
                 ) from why
 
     async def write(self, events: Sequence[Event]) -> Failures:
-        """Hand over *events*; those for which it raises Poison are found by halves. Raises Unavailable."""
+        """Hand over *events*. Raises Unavailable, and Poison as the object does."""
         if self._object is None:
             raise Unavailable("not_open", f"sink {self._name} is not open.")
-        return await self._write(events) if events else {}
+        if not events:
+            return {}
+        return self._failures(await self._calls.call(self._object.write, list(events)), len(events))
 
     async def close(self) -> None:
         """Close the object; what goes wrong is logged."""
@@ -75,22 +72,10 @@ class Own:
         if hasattr(made, "close"):
             try:
                 async with asyncio.timeout(_CLOSE_S):
-                    await self._call(made.close)
+                    await self._calls.call(made.close)
             except (Poison, Unavailable, TimeoutError) as error:
                 detail = getattr(error, "detail", "") or f"not within {_CLOSE_S:g} s"
                 _log.warning("Sink %s: its class can't be closed (%s)", self._name, detail)
-
-    async def _write(self, events: Sequence[Event]) -> Failures:
-        try:
-            result = await self._call(self._object.write, list(events))
-        except Poison as why:
-            if len(events) == 1:
-                return {0: why}
-            middle = len(events) // 2
-            left = await self._write(events[:middle])
-            right = await self._write(events[middle:])
-            return {**left, **{middle + at: failure for at, failure in right.items()}}
-        return self._failures(result, len(events))
 
     def _failures(self, result: Any, count: int) -> Failures:
         if result is None:
@@ -105,26 +90,7 @@ class Own:
                 f"write() returned a {type(result).__name__} that is no {{place in events: Poison or"
                 " Unavailable}; return None when all are written",
             )
-        return {at: self._told(why) for at, why in result.items()}
-
-    async def _call(self, method: Callable[..., Any], *given: Any) -> Any:
-        try:
-            return await self._calls.call(method, *given)
-        except (Poison, Unavailable) as why:
-            told = self._told(why)
-            if told is why:
-                raise  # Why not "from": its own cause tells a lost connection from a bug
-            raise told from why
-
-    def _told(self, why: Poison | Unavailable) -> Poison | Unavailable:
-        """Return *why* with a reason that may label a metric: a token, one of not too many."""
-        reason = str(why.reason)
-        if _TOKEN.fullmatch(reason) and (reason in self._reasons or len(self._reasons) < _MOST_REASONS):
-            self._reasons.add(reason)
-            return why
-        if isinstance(why, Poison):
-            return Poison("other", why.detail)
-        return Unavailable("other", why.detail, why.wait_s)
+        return dict(result)
 
 
 def _find(target: str, key: str) -> Any:

@@ -55,7 +55,7 @@ class Outlet:
             raise self._told(why) from why
 
     async def write(self, events: Sequence[Event]) -> Failures:
-        """Publish *events* and wait for all confirms. Raises Unavailable."""
+        """Publish *events* and wait for all confirms. Raises Unavailable, or Poison where one is refused."""
         if self._publisher is None:
             raise Unavailable("not_open", f"sink {self._name} is not open.")
         failures: dict[int, Poison | Unavailable] = {}
@@ -100,7 +100,7 @@ class Outlet:
         return self._publisher
 
     async def _publish(self, messages: Sequence[Message]) -> Failures:
-        """Publish *messages*; what RabbitMQ closes the channel for is found by halves."""
+        """Publish *messages*. Raises Poison when RabbitMQ closes the channel for one of them."""
         if not messages:
             return {}
         try:
@@ -109,14 +109,9 @@ class Outlet:
         except Unconfirmed as why:
             if why.failed:
                 return self._failed(why, len(messages))
-            if why.reason != "rejected":
-                raise
-            if len(messages) == 1:
-                return {0: Poison("rejected", f"RabbitMQ refuses this event ({why.detail})")}
-            middle = len(messages) // 2
-            left = await self._publish(messages[:middle])
-            right = await self._publish(messages[middle:])
-            return {**left, **{middle + at: failure for at, failure in right.items()}}
+            if why.reason == "rejected":
+                raise Poison("rejected", f"RabbitMQ refuses this event ({why.detail})") from why
+            raise
         return {}
 
     def _failed(self, why: Unconfirmed, count: int) -> Failures:

@@ -59,6 +59,11 @@ class SinkTopology:
         """Say whether an event with *routing_key* is for this sink."""
         return any(matches(pattern, routing_key) for pattern in self.patterns)
 
+    @property
+    def lock(self) -> str:
+        """The exclusive queue that a command holds while it works on the dead queue."""
+        return f"{self.dead}.lock"
+
     def retry_queue(self, delay_s: int) -> str:
         return f"{self.queue}.retry.{delay_s}s"
 

@@ -5,7 +5,7 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -450,6 +450,106 @@ async def test_parked_events_wait_with_their_reason(world: World) -> None:
         await counts(broker, "all", ready=0, retry=0, dead=3)
     assert numbers(await broker.peek("all", 2, dead=True)) == [1, 2]
     assert await drain(broker, "all", 0) == []
+
+
+async def parked(world: World, broker: Broker, count: int, first: int = 0) -> None:
+    """Publish *count* events to the sink ``all`` and park them."""
+    await publish(broker, make_events(count, first))
+    async with broker.consumer("all", 2000) as consumer:
+        for delivery in await take(consumer, count):
+            await consumer.park(delivery, "refused")
+
+
+async def dead_numbers(broker: Broker) -> list[int]:
+    return numbers(await broker.peek("all", 1000, dead=True))
+
+
+async def test_parked_events_are_replayed_or_removed_and_the_rest_stays(world: World) -> None:
+    """To this sink alone, as a first attempt, with what is known of the parking; the rest in order."""
+    broker = world.broker({"all": ("#",), "other": ("#",)})
+    await parked(world, broker, 30)
+    async with broker.dead("all", "a test") as dead:
+        assert dead.todo == 30
+        came: list[int] = []
+        while page := await dead.page(7):
+            came += numbers(page)
+            await dead.replay([one for one in page if int(one.body) % 3 == 0])
+            await dead.remove([one for one in page if int(one.body) % 3 == 1])
+        assert dead.todo == 0
+
+    assert came == list(range(30))
+    await counts(broker, "all", ready=10, retry=0, dead=10)
+    assert await dead_numbers(broker) == list(range(2, 30, 3))
+    async with broker.consumer("all", 100) as consumer:
+        again = await take(consumer, 10)
+        assert numbers(again) == list(range(0, 30, 3))
+        assert {(one.attempt, one.routing_key, one.message_id) for one in again} == {
+            (1, f"{GROUP}.14", f"id-{number}") for number in range(0, 30, 3)
+        }
+        assert all(one.headers.keys() == {"partitionkey", "history"} for one in again)
+        assert all(str(one.headers["history"]).endswith(" all refused") for one in again)
+        assert not any(one.is_routed for one in again)
+        await consumer.ack(again)
+    assert len(await drain(broker, "other", 30)) == 30
+
+
+async def test_a_replayed_event_may_be_another(world: World) -> None:
+    """Somebody mended it: body, id and routing are the new ones; the parked one is gone."""
+    broker = world.broker(ALL)
+    await parked(world, broker, 3)
+    async with broker.dead("all", "a test") as dead:
+        page = await dead.page(2)
+        mended = replace(page[0], body=b"77", message_id="id-77", routing_key="im.user.offline.15")
+        await dead.replay([mended])
+        await dead.rewind()
+        assert numbers(await dead.page(5)) == [1, 2]
+    async with broker.consumer("all", 100) as consumer:
+        [one] = await take(consumer, 1)
+        assert (one.body, one.message_id, one.routing_key) == (b"77", "id-77", "im.user.offline.15")
+        await consumer.ack([one])
+
+
+async def test_one_command_at_a_time(world: World) -> None:
+    """The second one is told who holds the queue, in this process or another; then it gets it."""
+    broker, other = world.broker(ALL), world.broker(ALL)
+    await parked(world, broker, 2)
+    async with broker.dead("all", "the first one") as dead:
+        await dead.page(1)
+        for one in (broker, other):
+            with pytest.raises(Unavailable, match=r"in the hands of the first one") as told:
+                async with one.dead("all", "the second one"):
+                    pass
+
+            assert told.value.reason == "in_use"
+    async with other.dead("all", "the second one") as dead:
+        assert numbers(await dead.page(5)) == [0, 1]
+
+
+async def test_the_dead_queue_beside_a_worker(world: World) -> None:
+    """The sink's consumer takes what is replayed, and what it parks meanwhile is for the next command."""
+    broker, other = world.broker(ALL), world.broker(ALL)
+    await parked(world, broker, 4)
+    async with broker.consumer("all", 100) as consumer, other.dead("all", "a test") as dead:
+        await dead.replay(await dead.page(2))
+        again = await take(consumer, 2)
+        await consumer.park(again[0], "again")
+        await consumer.ack(again[1:])
+
+        assert numbers(again) == [0, 1]
+        assert numbers(await dead.page(10)) == [2, 3]
+        assert await dead.page(10) == []
+    await counts(broker, "all", ready=0, retry=0, dead=3)
+    assert await dead_numbers(broker) == [2, 3, 0]
+    assert [one.headers["reason"] for one in await broker.peek("all", 3, dead=True)] == ["refused"] * 2 + [
+        "again"
+    ]
+
+
+async def test_no_dead_queue_of_an_unknown_sink(world: World) -> None:
+    """As with all other calls."""
+    with pytest.raises(KeyError):
+        async with world.broker(ALL).dead("nobody", "a test"):
+            pass
 
 
 async def test_peek_leaves_the_queue_as_it_is(world: World) -> None:

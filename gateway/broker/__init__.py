@@ -114,6 +114,42 @@ class Consumer(Protocol):
         ...
 
 
+class DeadQueue(Protocol):
+    """The parked events of one sink, in the hands of one command; those parked meanwhile are not among them.
+
+    What is not removed stays, in order. A page has to be settled before the next one is asked for.
+    """
+
+    @property
+    def todo(self) -> int:
+        """How many events are still to be given."""
+        ...
+
+    async def page(self, max_events: int) -> list[Delivery]:
+        """Return the next events in the order of parking, at most *max_events*; none: the end.
+
+        A command that was killed may have left some of them before others that were parked earlier.
+        Raises Unavailable.
+        """
+        ...
+
+    async def rewind(self) -> None:
+        """Begin again with the first that stands there. Raises Unavailable."""
+        ...
+
+    async def replay(self, deliveries: Sequence[Delivery]) -> None:
+        """Give *deliveries* of the last page, or what was made of them, back to the sink, in order.
+
+        They come as a first attempt, with their history, and not routed by a pattern. Each leaves the dead
+        queue once its copy is confirmed. Raises Unavailable or Unconfirmed: some may be there twice.
+        """
+        ...
+
+    async def remove(self, deliveries: Sequence[Delivery]) -> None:
+        """Remove *deliveries* of the last page for ever. Raises Unavailable."""
+        ...
+
+
 class Broker(Protocol):
     """Where events are published and consumed."""
 
@@ -134,6 +170,13 @@ class Broker(Protocol):
 
     async def peek(self, sink: str, limit: int, *, dead: bool = False) -> list[Delivery]:
         """Return the first events of *sink*'s queue (or dead queue) and leave them there, in order."""
+        ...
+
+    def dead(self, sink: str, who: str) -> AbstractAsyncContextManager[DeadQueue]:
+        """Take the dead queue of *sink* for a command of *who*, a text that others are told.
+
+        Raises Unavailable: ``in_use`` while another command has it; KeyError for an unknown sink.
+        """
         ...
 
     async def unrouted(self) -> int:

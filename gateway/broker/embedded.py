@@ -18,10 +18,20 @@ from pathlib import Path
 
 from gateway.broker import Delivery, Depth
 from gateway.broker.embedded_channels import EmbeddedConsumer, EmbeddedPublisher, StoreThread
+from gateway.broker.embedded_dead import EmbeddedDead
 from gateway.broker.embedded_store import Store
 from gateway.errors import Unavailable
 from gateway.metrics import Metrics
 from gateway.topology import Topology
+
+_CONSUMED = (
+    "sink {sink} is consumed by process {holder} already, and the embedded broker gives each sink to"
+    " one process only. Stop that one, or let this one work for others (gateway work --sink NAME)"
+)
+_IN_HANDS = (
+    "the dead queue of sink {sink} is in the hands of {holder}. Nothing was changed; try again when that has"
+    " ended"
+)
 
 
 def _now_ms() -> int:
@@ -67,7 +77,9 @@ class Embedded:
         """
         self._topology.sink(sink)
         await self._thread.run(self._store.open)
-        lock = _lock(self._path.with_name(f"{self._path.name}.{sink}.lock"), sink)
+        lock = _lock(
+            self._path.with_name(f"{self._path.name}.{sink}.lock"), f"{os.getpid()}", sink, _CONSUMED
+        )
         consumer = self._consumers[sink] = EmbeddedConsumer(self._thread, self._store, sink, prefetch)
         self._show_connected()
         try:
@@ -97,10 +109,27 @@ class Embedded:
         """Return the first events, without those that a consumer of this process holds."""
         self._topology.sink(sink)
         if dead:
-            return await self._thread.run(partial(self._store.peek_dead, sink, limit))
+            _, last = await self._thread.run(partial(self._store.count_dead, sink))
+            return await self._thread.run(partial(self._store.read_dead, sink, 0, last, limit))
         consumer = self._consumers.get(sink)
         taken = frozenset(consumer.unsettled) if consumer else frozenset()
         return await self._thread.run(partial(self._store.read, sink, 0, taken, limit))
+
+    @asynccontextmanager
+    async def dead(self, sink: str, who: str) -> AsyncIterator[EmbeddedDead]:
+        """Take the parked events of *sink*, beside its consumer."""
+        self._topology.sink(sink)
+        await self._thread.run(self._store.open)
+        lock = _lock(self._path.with_name(f"{self._path.name}.{sink}.dead.lock"), who, sink, _IN_HANDS)
+        try:
+            dead = EmbeddedDead(self._thread, self._store, sink, self._wake)
+            await dead.rewind()
+            yield dead
+        finally:
+            try:
+                await self._thread.finish()
+            finally:
+                os.close(lock)
 
     async def unrouted(self) -> int:
         """Return how many events no sink takes."""
@@ -153,22 +182,21 @@ class Embedded:
         self._metrics.broker_connected.labels(role="consume").set(bool(self._consumers))
 
 
-def _lock(path: Path, sink: str) -> int:
-    """Return an open file at *path* that only this consumer holds; the kernel frees it with the process."""
+def _lock(path: Path, who: str, sink: str, taken: str) -> int:
+    """Return an open file at *path* that names *who* holds it; the kernel frees it with the process.
+
+    Raises Unavailable("in_use") with the sentence *taken*, a format of the sink and its holder.
+    """
     handle = -1
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        os.pwrite(handle, who.encode(), 0)
     except BlockingIOError as error:
-        holder = os.pread(handle, 20, 0).decode("ascii", "replace") or "unknown"
+        holder = os.pread(handle, 200, 0).decode("utf-8", "replace") or "unknown"
         os.close(handle)
-        raise Unavailable(
-            "in_use",
-            f"sink {sink} is consumed by process {holder} already, and the embedded broker gives each sink to"
-            " one process only. Stop that one, or let this one work for others (gateway work --sink NAME)",
-        ) from error
+        raise Unavailable("in_use", taken.format(sink=sink, holder=holder)) from error
     except OSError as error:
         if handle >= 0:
             os.close(handle)

@@ -15,7 +15,8 @@ from functools import partial
 from typing import TypeVar
 
 from gateway.broker import Delivery, Unconfirmed
-from gateway.broker.embedded_store import READ_MAX_BYTES, Store
+from gateway.broker.embedded_rows import READ_MAX_BYTES
+from gateway.broker.embedded_store import Store
 from gateway.errors import Unavailable
 from gateway.event import Event
 from gateway.retries import retry_delay_ms

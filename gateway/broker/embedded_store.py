@@ -12,22 +12,17 @@ from pathlib import Path
 
 from gateway.broker import Delivery, Depth, Unconfirmed
 from gateway.broker.embedded_file import File
+from gateway.broker.embedded_rows import COLUMNS, insert, remove, rows
 from gateway.event import Event
 from gateway.retries import HISTORY, lengthened
 from gateway.topology import UNROUTED_BYTES, UNROUTED_TTL_MS, Topology
 
-READ_MAX_BYTES = 32 * 1024 * 1024
-"""Bound: bodies that one read brings into memory, unless the first alone is longer."""
 RESCUE_EVENTS = 1000
 """Events that one transaction rescues, so that publishers get their turn in between."""
 
-# Why CROSS JOIN: SQLite then reads along the index of deliveries, never along all events.
-_COLUMNS = """
-SELECT place, attempt, reason, parked_ms, message_id, routing_key, partition_key, body, history, is_routed
-FROM deliveries CROSS JOIN events USING (seq) WHERE sink = ?"""
-_READY = f"{_COLUMNS} AND state = 'ready' AND place > ? ORDER BY place"
-_DEAD = f"{_COLUMNS} AND state = 'dead' ORDER BY place LIMIT ?"
-_DUE = f"{_COLUMNS} AND state = 'retry' AND not_before_ms <= ? ORDER BY not_before_ms, place"
+_READY = f"{COLUMNS} AND state = 'ready' AND place > ? ORDER BY place"
+_DEAD = f"{COLUMNS} AND state = 'dead' AND place > ? AND place <= ? ORDER BY place"
+_DUE = f"{COLUMNS} AND state = 'retry' AND not_before_ms <= ? ORDER BY not_before_ms, place"
 
 
 class Store:
@@ -66,26 +61,41 @@ class Store:
         *after*: the place behind which first tries are read; the tags returned are places.
         """
         with self._file.reading() as db:
-            found = _rows(db.execute(_DUE, (sink, self._now_ms())), taken, limit)
+            found = rows(db.execute(_DUE, (sink, self._now_ms())), taken, limit)
             if len(found) < limit:
-                found += _rows(db.execute(_READY, (sink, after)), taken, limit - len(found))
+                found += rows(db.execute(_READY, (sink, after)), taken, limit - len(found))
         return found
 
-    def peek_dead(self, sink: str, limit: int) -> list[Delivery]:
-        """Return the first *limit* parked events of *sink*, in the order of publishing."""
+    def read_dead(self, sink: str, after: int, last: int, limit: int) -> list[Delivery]:
+        """Return at most *limit* parked events with *after* < place ≤ *last*, in the order of parking."""
         with self._file.reading() as db:
-            return _rows(db.execute(_DEAD, (sink, limit)), (), limit)
+            return rows(db.execute(_DEAD, (sink, after, last)), (), limit)
+
+    def count_dead(self, sink: str) -> tuple[int, int]:
+        """Return how many events of *sink* are parked, and the place of the last one."""
+        with self._file.reading() as db:
+            counted = (
+                "SELECT count(*), coalesce(max(place), 0) FROM deliveries WHERE sink = ? AND state = 'dead'"
+            )
+            [(count, last)] = db.execute(counted, (sink,))
+        return count, last
+
+    def replay(self, sink: str, deliveries: Sequence[Delivery]) -> None:
+        """Put what *deliveries* hold behind all that waits for *sink*, and remove what is parked there."""
+        with self._file.writing() as db:
+            for one in deliveries:
+                seq = insert(db, one.message_id, one.routing_key, str(one.headers["partitionkey"]), one.body)
+                history = one.headers.get(HISTORY, "")
+                db.execute(
+                    "INSERT INTO deliveries (sink, seq, history) VALUES (?, ?, ?)", (sink, seq, history)
+                )
+                remove(db, one.tag)
 
     def ack(self, places: Sequence[int]) -> None:
         """Remove the deliveries at *places*, and the bodies of which these were the last."""
         with self._file.writing() as db:
             for place in places:
-                db.execute(
-                    "DELETE FROM events WHERE seq = (SELECT seq FROM deliveries WHERE place = ?1)"
-                    " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE seq = events.seq AND place <> ?1)",
-                    (place,),
-                )
-                db.execute("DELETE FROM deliveries WHERE place = ?", (place,))
+                remove(db, place)
 
     def retry(self, place: int, reason: str, delay_ms: int) -> None:
         """Let the delivery at *place* come again after *delay_ms*, with one attempt more."""
@@ -99,11 +109,17 @@ class Store:
             )
 
     def park(self, place: int, reason: str) -> None:
-        """Move the delivery at *place* to the dead ones."""
+        """Move the delivery at *place* behind the dead ones."""
         now_ms = self._now_ms()
         with self._file.writing() as db:
             self._note_failure(db, place, reason, now_ms)
-            db.execute("UPDATE deliveries SET state = 'dead', parked_ms = ? WHERE place = ?", (now_ms, place))
+            # Why anew: so their places tell the order in which they were parked.
+            db.execute(
+                "INSERT INTO deliveries (sink, seq, state, attempt, reason, parked_ms, history)"
+                " SELECT sink, seq, 'dead', attempt, reason, ?, history FROM deliveries WHERE place = ?",
+                (now_ms, place),
+            )
+            db.execute("DELETE FROM deliveries WHERE place = ?", (place,))
 
     def depth(self, sink: str) -> Depth:
         """Count the events of *sink*; ready holds those that a consumer has taken, too."""
@@ -165,11 +181,7 @@ class Store:
             db.execute("UPDATE totals SET dropped = dropped")
 
     def _add(self, db: sqlite3.Connection, event: Event, sink: str) -> None:
-        seq = db.execute(
-            "INSERT INTO events (message_id, routing_key, partition_key, body) VALUES (?, ?, ?, ?)",
-            (event.id, event.routing_key, event.partition_key, event.body),
-        ).lastrowid
-        assert seq is not None
+        seq = insert(db, event.id, event.routing_key, event.partition_key, event.body)
         takers = [sink] if sink else self._takers(event.routing_key)
         if not self._deliver(db, seq, takers, is_routed=not sink):
             # start_byte counts on from event to event, so that the bound needs no sum over the table.
@@ -210,28 +222,3 @@ class Store:
             db.execute("DELETE FROM unrouted WHERE seq = ?", (seq,))
             db.execute("DELETE FROM events WHERE seq = ?", (seq,))
             db.execute("UPDATE totals SET dropped = dropped + 1")
-
-
-def _rows(cursor: sqlite3.Cursor, taken: Collection[int], limit: int) -> list[Delivery]:
-    found: list[Delivery] = []
-    free_bytes = READ_MAX_BYTES
-    for (
-        place, attempt, reason, parked_ms, message_id, routing_key, partition_key, body, history, is_routed
-    ) in cursor:  # fmt: skip
-        if place in taken:
-            continue
-        headers: dict[str, str | int] = {"partitionkey": partition_key}
-        if reason is not None:
-            headers["reason"] = reason
-        if history:
-            headers[HISTORY] = history
-        if parked_ms is not None:
-            headers["parked_ms"] = parked_ms
-        free_bytes -= len(body)
-        found.append(
-            Delivery(body, attempt, place, message_id, routing_key, headers, is_routed=bool(is_routed))
-        )
-        if len(found) >= limit or free_bytes <= 0:
-            break
-    cursor.close()  # Why: an open read would hold up the next commit
-    return found

@@ -15,6 +15,7 @@ import aiormq
 from gateway.broker import Delivery, Depth, Unconfirmed
 from gateway.broker.rabbitmq import declare, management
 from gateway.broker.rabbitmq.consume import Consumer
+from gateway.broker.rabbitmq.dead import Dead, Locks, copy_of
 from gateway.broker.rabbitmq.events import EventPublisher
 from gateway.broker.rabbitmq.keeper import Keeper
 from gateway.broker.rabbitmq.link import Link, close_channel
@@ -38,6 +39,8 @@ class RabbitMQ:
         self._metrics = metrics
         self._publish_link = Link(config, "publish", metrics)
         self._consume_link = Link(config, "consume", metrics)
+        self._most_bytes = config.max_prefetch_mb * 1_048_576
+        self._locks = Locks(config, self._consume_link)
         self._keeper = Keeper(config, topology, metrics)
         self._refusals = Refusals(topology, self._publish_alone, metrics)
         self._keeping: asyncio.Task[None] | None = None
@@ -66,9 +69,8 @@ class RabbitMQ:
         if self._config.declare == "apply":
             await self._declare(self._consume_link)
         channel = await self._consume_link.channel(aiormq.Channel, confirms=False)
-        most_bytes = self._config.max_prefetch_mb * 1_048_576
         ready = partial(self._ready, names.queue)
-        consumer = Consumer(channel, names, self._publish_copy, ready, most_bytes)
+        consumer = Consumer(channel, names, self._publish_copy, ready, self._most_bytes)
         try:
             await self._consume_link.guard(consumer.start(self._fits.pop(sink, 0) or prefetch))
             yield consumer
@@ -95,6 +97,21 @@ class RabbitMQ:
                 found += page
         return found
 
+    @asynccontextmanager
+    async def dead(self, sink: str, who: str) -> AsyncIterator[Dead]:
+        names = self._topology.sink(sink)
+        if self._config.declare == "apply":
+            await self._declare(self._consume_link)
+        await self._ready(names.queue)  # Why asked: without it the exchange would send all to im.unrouted
+        async with self._locks.hold(names, who):
+            reader = Reader(self._consume_link, names.dead, self._most_bytes, is_alone=True)
+            dead = Dead(reader, names, self._open_publisher)
+            try:
+                await reader.open()
+                yield dead
+            finally:
+                await dead.close()
+
     async def unrouted(self) -> int:
         return await self._ready(self._topology.unrouted)
 
@@ -105,7 +122,7 @@ class RabbitMQ:
         try:
             async with self._reading(self._topology.unrouted) as reader:
                 while page := await reader.page(_RESCUE_BATCH):
-                    await (await publisher.send([_copy(self._topology.events, one) for one in page]))
+                    await (await publisher.send([copy_of(one, self._topology.events) for one in page]))
                     await reader.remove(page)
                     moved += len(page)
         finally:
@@ -183,7 +200,7 @@ class RabbitMQ:
 
     @asynccontextmanager
     async def _reading(self, queue: str, most_events: int | None = None) -> AsyncIterator[Reader]:
-        reader = Reader(self._consume_link, queue, self._config.max_prefetch_mb * 1_048_576)
+        reader = Reader(self._consume_link, queue, self._most_bytes)
         try:
             await reader.open(most_events)
             yield reader
@@ -193,17 +210,6 @@ class RabbitMQ:
     async def _count(self, channel: aiormq.Channel, queue: str) -> int:
         declared = await self._consume_link.guard(channel.queue_declare(queue, passive=True))
         return declared.message_count or 0
-
-
-def _copy(exchange: str, delivery: Delivery) -> Message:
-    return Message(
-        exchange=exchange,
-        routing_key=delivery.routing_key,
-        body=delivery.body,
-        headers=delivery.headers,
-        message_id=delivery.message_id,
-        type=delivery.type,
-    )
 
 
 __all__ = ["RabbitMQ", "Unconfirmed"]

@@ -52,7 +52,7 @@ class Consumer:
         self._publish_copy = publish_copy
         self._count_ready = count_ready
         self._most_bytes = most_bytes
-        self._prefetch = 0
+        self._prefetch = self._parked_ms = 0
         self._buffer: deque[Delivery] = deque()
         self.fits = 0
         """How many events to ask for next time; 0: as many as this time, they were not too large."""
@@ -92,7 +92,9 @@ class Consumer:
         await self._move(delivery, queue, headers, delay_ms)
 
     async def park(self, delivery: Delivery, reason: str) -> None:
-        headers = {**self._headers(delivery, reason), "parked_ms": _now_ms()}
+        # Why never the same: it tells the order of parking, should the queue's have been broken.
+        self._parked_ms = max(_now_ms(), self._parked_ms + 1)
+        headers = {**self._headers(delivery, reason), "parked_ms": self._parked_ms}
         await self._move(delivery, self._sink.dead, headers, None)
 
     async def close(self) -> None:

@@ -77,6 +77,7 @@ _MEANINGS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     ),
     ((amqp.ChannelAccessRefused,), "no_rights", "the user of broker.url lacks the rights"),
     ((amqp.ChannelNotFoundEntity,), "missing", "an exchange or queue is missing"),
+    ((amqp.ChannelLockedResource,), "locked", "another connection holds it"),
     ((amqp.ChannelPreconditionFailed,), "mismatch", "RabbitMQ refuses the request"),
 )
 

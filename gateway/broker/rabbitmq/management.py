@@ -54,7 +54,22 @@ async def foreign_queues(config: BrokerConfig, topology: Topology) -> list[str]:
     )
 
 
+async def arguments_of(config: BrokerConfig, amqp_url: URL, queue: str) -> Mapping[str, Any]:
+    """Return the arguments of *queue*. Raises Unavailable("management" | "missing")."""
+    path = f"queues/{_vhost(amqp_url)}/{quote(queue, safe='')}"
+    found = await _ask(config, amqp_url, path, _SOON_S)
+    arguments = found.get("arguments") if isinstance(found, dict) else None
+    return arguments if isinstance(arguments, dict) else {}
+
+
 async def _get(config: BrokerConfig, amqp_url: URL, path: str, timeout_s: float) -> list[Mapping[str, Any]]:
+    found = await _ask(config, amqp_url, path, timeout_s)
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise Unavailable("management", f"{amqp_url.host} answers {path} with something else; {_HINT}")
+    return found
+
+
+async def _ask(config: BrokerConfig, amqp_url: URL, path: str, timeout_s: float) -> Any:
     base = URL(config.management_url) if config.management_url else _default(amqp_url)
     user = base.user or amqp_url.user or "guest"
     password = base.password or amqp_url.password or "guest"
@@ -71,10 +86,7 @@ async def _get(config: BrokerConfig, amqp_url: URL, path: str, timeout_s: float)
                 raise Unavailable("missing", f"{base.host}:{base.port} knows no {path}")
             if response.status != 200:
                 raise Unavailable("management", f"{base.host}:{base.port} answers {response.status}; {_HINT}")
-            found = await response.json()
-            if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-                raise Unavailable("management", f"{base.host}:{base.port} answers something else; {_HINT}")
-            return found
+            return await response.json()
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise Unavailable(
             "management", f"{base.host}:{base.port} can't be asked ({type(error).__name__}); {_HINT}"

@@ -44,16 +44,13 @@ class Reader:
     """
 
     def __init__(self, link: Link, queue: str, most_bytes: int, *, is_alone: bool = False) -> None:
-        """Read *queue*, with *is_alone* only if nobody else does.
-
-        Bound: *most_bytes* of bodies, or one event.
-        """
+        """Read *queue*, *is_alone*: only if nobody else does. Bound: *most_bytes* of bodies, or one event."""
         self._link = link
         self._queue = queue
         self._most_bytes = most_bytes
         self._is_alone = is_alone
-        self._others = 0
-        """Consumers of others, at the opening."""
+        self._others = 0  # consumers, at the opening
+        self._connection: aiormq.abc.AbstractConnection | None = None
         self._channel: aiormq.Channel | None = None
         self._closing: asyncio.Future[object] | None = None
         self._opened_s = 0.0
@@ -71,7 +68,8 @@ class Reader:
         """How many of the events are still to be given."""
 
     async def open(self, most_events: int | None = None) -> None:
-        """Begin with the first event; *most_events* are given at most. Raises Unavailable."""
+        """Begin (again) with the first event; *most_events* are given at most. Raises Unavailable."""
+        await self.close()
         ready = await self._begin(0)
         self.todo = ready if most_events is None else min(ready, most_events)
 
@@ -135,6 +133,11 @@ class Reader:
 
     async def _begin(self, passed: int) -> int:
         """Open a channel that passes over the first *passed* events; return how many are ready."""
+        connection = await self._link.get()
+        # Why: what a command holds to be alone it holds by its connection.
+        if self._connection not in (None, connection):
+            raise Unavailable("connection_lost", "the connection was lost meanwhile")
+        self._connection = connection
         found = await self._without_readers(0 if self._is_alone else None)
         self._channel = await self._link.channel(aiormq.Channel, confirms=False)
         self._closing = self._channel.closing
@@ -193,12 +196,10 @@ class Reader:
         while self._in_window == before < self._window and not self._buffer:
             self._open_channel()
             self._arrived.clear()
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(QUIET_S):
                     await self._arrived.wait()
                     continue
-            except TimeoutError:
-                pass
             ready = await self._ready()
             if self._arrived.is_set():
                 continue

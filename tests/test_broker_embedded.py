@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.broker import Unconfirmed, embedded_channels, embedded_file, embedded_store
+from gateway.broker import Unconfirmed, embedded_channels, embedded_file, embedded_rows, embedded_store
 from gateway.broker.embedded import Embedded
 from gateway.broker.embedded_file import _SCHEMA, APPLICATION_ID, CONNECTION, FORMAT, File
 from gateway.errors import Unavailable
@@ -519,7 +519,7 @@ async def test_cancelled_ack_is_done_all_the_same(path: Path) -> None:
 
 async def test_take_is_bounded_in_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long bodies make smaller batches, but at least one event comes."""
-    for module in (embedded_store, embedded_channels):
+    for module in (embedded_rows, embedded_channels):
         monkeypatch.setattr(module, "READ_MAX_BYTES", 1000)
     async with opened(path) as broker, broker.consumer("all", 10) as consumer:
         lengths = (400, 400, 400, 5000, 10)

@@ -16,7 +16,7 @@ TIERS = {
     },
     "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "ports", "tls", "tokens"},
-    "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay"},
+    "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay", "dead"},
     "wiring": {"build", "destinations", "banner", "portfiles", "allocator", "run", "cli", "__main__"},
 }  # fmt: skip
 ORDER = list(TIERS)

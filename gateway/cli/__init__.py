@@ -12,8 +12,8 @@ from rich.console import Console
 from gateway import __version__
 from gateway import run as wiring
 from gateway.cli import check as checking
+from gateway.cli import dead, journal, topology
 from gateway.cli import exits as rendering
-from gateway.cli import journal, topology
 from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config, run_async, time_ms
 from gateway.cli.schema import schema
 from gateway.cli.send import send
@@ -29,6 +29,7 @@ app = typer.Typer(
     help="Durable ingress for Tencent Cloud Chat (IM) callbacks.",
 )
 app.add_typer(journal.app, name="journal")
+app.add_typer(dead.app, name="dead")
 app.add_typer(topology.app, name="topology")
 
 

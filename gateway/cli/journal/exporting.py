@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import typer
 
@@ -16,8 +11,7 @@ from gateway.cli.bar import bar
 from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config
 from gateway.cli.journal import choosing, showing
 from gateway.cli.journal.choosing import Choice, opened, passed_over
-from gateway.cli.journal.showing import as_json, note
-from gateway.errors import ConfigError, Unavailable
+from gateway.cli.output import as_json, note, written
 from gateway.journal import Stored
 from gateway.replay import events_of
 from gateway.rules import redactions_of
@@ -67,7 +61,7 @@ def export(
 
         after, to = choice.positions(reader)
         callbacks = lines = 0
-        with _written(target, force=force) as write, bar(lambda: max(0, reader.position - after), to - after):
+        with written(target, force=force) as write, bar(lambda: max(0, reader.position - after), to - after):
             for stored in choice.records(reader):
                 data = lines_of(stored)
                 write(data)
@@ -88,55 +82,3 @@ def export(
         typer.echo(as_json(found) if json_wanted else text, err=target is None)
         if reader.lost:
             raise typer.Exit(EXIT_FAULT)
-
-
-@contextmanager
-def _written(target: Path | None, *, force: bool) -> Iterator[Callable[[bytes], object]]:
-    """Yield what takes the bytes of *target*, which is there, whole, only once the block has ended.
-
-    Raises ConfigError when it is there already and not to be replaced, Unavailable when it can't be written.
-    """
-    if target is None:
-        yield showing.write if sys.stdout.isatty() else sys.stdout.buffer.write
-        sys.stdout.flush()
-        return
-    if os.path.lexists(target) and not force:
-        raise ConfigError(f"{target} is there already; --force replaces it")
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with _compressed(part, is_gz=target.suffix == ".gz") as file:
-            yield file.write
-            file.flush()
-        _put(part, target, force=force)
-    except OSError as error:
-        raise Unavailable("not_written", f"{target} can't be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _compressed(path: Path, *, is_gz: bool) -> Iterator[BinaryIO]:
-    """Yield the new file *path*, for its owner only; on disk when the block ends."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
-        if is_gz:
-            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
-                yield packed  # type: ignore[misc]  # it has all of BinaryIO that is used
-        else:
-            yield file
-        file.flush()
-        os.fsync(fd)
-
-
-def _put(part: Path, target: Path, *, force: bool) -> None:
-    """Give *part* the name *target*; ConfigError when that came to be there meanwhile."""
-    if force:
-        part.replace(target)
-        return
-    try:
-        target.hardlink_to(part)
-    except FileExistsError:
-        raise ConfigError(f"{target} came to be there meanwhile; --force replaces it") from None
-    except OSError:
-        # Why: some file systems know no second names; there nothing better guards what came meanwhile.
-        part.replace(target)

@@ -12,10 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
+from gateway.cli import output
 from gateway.cli.common import ConfigOption, exit_codes, load_config
 from gateway.cli.journal import choosing, showing
 from gateway.cli.journal.choosing import Choice, opened, passed_over
-from gateway.cli.journal.showing import MB, note
+from gateway.cli.journal.showing import MB
+from gateway.cli.output import note
 from gateway.config import Config
 from gateway.errors import ConfigError, Unavailable
 from gateway.event import iso_time
@@ -33,7 +35,7 @@ def stat(config: ConfigOption = None, as_json: Json = False) -> None:
     with exit_codes():
         loaded = load_config(config)
         found = _stat(opened(loaded), loaded)
-        typer.echo(showing.as_json(found) if as_json else _render(found))
+        typer.echo(output.as_json(found) if as_json else _render(found))
 
 
 def list_(
@@ -64,7 +66,7 @@ def list_(
         for stored in islice(records, limit or None):
             count += 1
             typer.echo(
-                showing.as_json(showing.fields(stored))
+                output.as_json(showing.fields(stored))
                 if as_json
                 else showing.line(stored, len(str(reader.head)))
             )
@@ -97,19 +99,19 @@ def show(
         if not body:
             showing.note_events()
         if body:
-            showing.write(stored.callback.body, is_json=False)
+            output.write(stored.callback.body, is_json=False)
             return
         events = events_of(reader.id, stored, redactions_of(loaded))
         if event:
-            showing.write(showing.event_lines(events))
+            output.write(showing.event_lines(events))
         elif as_json:
-            head = showing.as_json(showing.whole(reader.id, stored)).encode()
+            head = output.as_json(showing.whole(reader.id, stored)).encode()
             bodies = b",".join(one.body for one in events)
-            showing.write(head[:-1] + b', "events": [' + bodies + b"]}\n")
+            output.write(head[:-1] + b', "events": [' + bodies + b"]}\n")
         else:
             typer.echo(_describe(reader, stored))
             for one in events:
-                typer.echo(f"event         {showing.shortened(one.body.decode())}")
+                typer.echo(f"event         {output.shortened(one.body.decode())}")
 
 
 def _newest(reader: JournalReader, choice: Choice, limit: int) -> Iterator[Stored]:
@@ -223,12 +225,12 @@ def _describe(reader: JournalReader, stored: Stored) -> str:
         (
             f"position      {stored.position} of {reader.id}, {state}",
             f"received      {said['received']}",
-            f"app           {showing.shortened(said['app'])}",
-            f"command       {showing.shortened(said['command']) or '-'}",
+            f"app           {output.shortened(said['app'])}",
+            f"command       {output.shortened(said['command']) or '-'}",
             f"verified      {'yes' if callback.verified else 'no'}",
-            f"peer          {showing.shortened(callback.peer)}",
-            f"query         {showing.shortened(callback.query)}",
+            f"peer          {output.shortened(callback.peer)}",
+            f"query         {output.shortened(callback.query)}",
             f"ids           recipe {callback.id_recipe}, window {callback.id_window_s} s",
-            f"body          {said['bytes']:,} bytes: {showing.shortened(text)}",
+            f"body          {said['bytes']:,} bytes: {output.shortened(text)}",
         )
     )

@@ -19,7 +19,7 @@ from gateway.cli.common import (
 )
 from gateway.cli.journal import choosing
 from gateway.cli.journal.choosing import Choice, opened, passed_over
-from gateway.cli.journal.showing import as_json, note
+from gateway.cli.output import as_json, note
 from gateway.config import Config
 from gateway.errors import ConfigError, Unavailable
 from gateway.journal import JournalReader

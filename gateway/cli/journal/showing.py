@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import base64
-import json
-import sys
-from collections.abc import Mapping
 from typing import Any
 
-import typer
-
-from gateway.cli.exits import visible, visible_json
+from gateway.cli.exits import visible
+from gateway.cli.output import note
 from gateway.config import Config
 from gateway.event import Event, iso_time, one_line
 from gateway.journal import Stored
 from gateway.normalise import command_named
 
 MB = 1024 * 1024
-_SHOWN_CHARACTERS = 4096
-
-
-def note(text: str) -> None:
-    """Say *text* on standard error."""
-    typer.secho(text, err=True, fg=typer.colors.YELLOW)
 
 
 def note_personal_data(config: Config) -> None:
@@ -40,22 +30,6 @@ def note_events() -> None:
         "Events are made by this release with the redact rules of today's configuration (they may hold"
         " personal data still), and their ids by the recipe and window stored with each callback."
     )
-
-
-def write(data: bytes, *, is_json: bool = True) -> None:
-    """Print *data* exactly, or, to a terminal, with every character that is not printable as an escape."""
-    if not sys.stdout.isatty():
-        typer.echo(data, nl=False)
-        return
-    text = data.decode("utf-8", "backslashreplace")
-    shown = visible_json(text) if is_json else "\n".join(map(visible, text.split("\n")))
-    typer.echo(shown, nl=not shown.endswith("\n"))
-
-
-def shortened(text: str) -> str:
-    """Return the printable start of *text*, with how much follows."""
-    left = len(text) - _SHOWN_CHARACTERS
-    return visible(text[:_SHOWN_CHARACTERS]) + (f" … {left:,} characters more" if left > 0 else "")
 
 
 def line(stored: Stored, width: int) -> str:
@@ -104,11 +78,6 @@ def whole(journal_id: str, stored: Stored) -> dict[str, Any]:
         "id_window_s": callback.id_window_s,
         **body,
     }
-
-
-def as_json(value: Mapping[str, Any]) -> str:
-    """Return *value* as one line of JSON in ASCII, which no terminal takes for anything else."""
-    return json.dumps(value)
 
 
 def event_lines(events: list[Event]) -> bytes:

@@ -10,7 +10,7 @@ import typer
 from gateway.cli.bar import bar
 from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config
 from gateway.cli.journal.choosing import opened
-from gateway.cli.journal.showing import as_json, note
+from gateway.cli.output import as_json, note
 from gateway.journal import Damage, JournalReader
 
 

@@ -163,7 +163,7 @@ class SqlitePlace(_Folder):
         return Sqlite(self.config, "exits")
 
     def rows(self, sql: str) -> list[Any]:
-        with closing(sqlite3.connect(self.config.path)) as connection:
+        with closing(sqlite3.connect(self.config.path, isolation_level=None)) as connection:
             return connection.execute(sql).fetchall()
 
     async def events(self) -> list[Any]:

@@ -108,6 +108,41 @@ def test_the_expressions_of_the_sinks_page_can_be_used():
     assert all(compiled(one) for one in found)
 
 
+OWN = "sinks: {a: {kind: sqlite, path: x, %s}}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("columns: {k: id}", "sinks.a: columns describe a table of your own: name it in table"),
+        ("each: data.members, key: [k]", "sinks.a: each and key describe a table of your own"),
+        ("table: t", "sinks.a: table needs columns, like {group_id: data.group_id}, and key"),
+        ("table: t, columns: {k: id}", "sinks.a: table needs columns"),
+        ("table: t, columns: {k: id}, key: [k, l]", "sinks.a: key names l, and columns does not"),
+        ("table: t, columns: {k: id, K: id}, key: [k]", "sinks.a: columns: k stands there twice"),
+        ("table: t, columns: {IM_VERSION: id}, key: [IM_VERSION]", "im_version stands there twice, or is"),
+        (
+            "table: 't; DROP TABLE x', columns: {k: id}, key: [k]",
+            "sinks.a.table: must be the name of a table",
+        ),
+        ("table: t, columns: {'k\"': id}, key: [k]", "must be the name of a column"),
+        ("table: t, columns: {k: 'data.'}, key: [k]", "sinks.a.columns.k: is no JMESPath expression"),
+        ("table: t, columns: {k: [id]}, key: [k]", "sinks.a.columns.k: must be text"),
+        ("table: t, columns: {k: id}, key: [k], each: 'max('", "sinks.a.each: is no JMESPath expression"),
+    ],
+)
+def test_a_table_of_the_users_own_is_whole_or_an_error(tmp_path, keys, said):
+    """What could not be written with is told before the first event comes."""
+    assert said in fault_of(tmp_path, OWN % keys)
+
+
+def test_tables_of_the_users_own_may_have_a_schema_and_any_case(tmp_path):
+    """Names are taken as they stand; on a server, several lanes may write there."""
+    text = "sinks: {a: {kind: postgres, dsn: 'postgresql://h/d', concurrency: 4, table: Crm.Left, columns: {Who: id}, key: [Who]}}"
+
+    assert config_of(tmp_path, text).sinks["a"].table == "Crm.Left"
+
+
 def test_no_answers_are_fixed_by_default():
     """The shipped file shows the key, and leaves every answer to OK."""
     assert shown()["answers"] == Config().answers == {}

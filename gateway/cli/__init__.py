@@ -131,14 +131,18 @@ def _run(path: ConfigOption, *, serves: bool, works: bool, only_sink: str | None
 
 def _database(config: Config, name: str | None) -> SqliteSink | PostgresSink | MysqlSink:
     kinds = (SqliteSink, PostgresSink, MysqlSink)
-    found = {key: sink for key, sink in config.sinks.items() if isinstance(sink, kinds)}
+    found = {
+        key: sink for key, sink in config.sinks.items() if isinstance(sink, kinds) and sink.table is None
+    }
     if name is not None and name not in found:
         raise ConfigError(
-            f"--sink: {name!r} is no sqlite, postgres or mysql sink; there are: {', '.join(found) or 'none'}"
+            f"--sink: {name!r} is no sqlite, postgres or mysql sink with a table of exits; there are:"
+            f" {', '.join(found) or 'none'}"
         )
     if not found:
         raise ConfigError(
-            "sinks: exits are kept by a sink of kind sqlite, postgres or mysql, and none is configured"
+            "sinks: exits are kept by a sink of kind sqlite, postgres or mysql without a table of your own,"
+            " and none is configured"
         )
     return found[name] if name is not None else next(iter(found.values()))
 

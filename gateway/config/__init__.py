@@ -1,7 +1,7 @@
 """The configuration: one YAML file, typed records, all defaults in one place."""
 
 from gateway.config.amqp import AmqpSink
-from gateway.config.databases import MysqlSink, PostgresSink, SqliteSink
+from gateway.config.databases import MysqlSink, PostgresSink, SqliteSink, TableSink
 from gateway.config.expressions import MISFITS, Expression, compiled
 from gateway.config.load import load, mask_url, masked
 from gateway.config.records import Admin, App, Broker, Config, Journal, Listen, Log, is_loopback
@@ -28,6 +28,7 @@ __all__ = [
     "Sink",
     "SinkBase",
     "SqliteSink",
+    "TableSink",
     "compiled",
     "is_loopback",
     "load",

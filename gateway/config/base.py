@@ -23,7 +23,11 @@ _URL_PATH = r"^/[^?#\s]*$"
 _NAME = r"^[a-z][a-z0-9_-]{0,62}$"
 _TARGET = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 STREAM = r"^[!-z|~]*(\{[!-z|~]+\}[!-z|~]*)?$"
+COLUMN = r"^[A-Za-z_][A-Za-z0-9_]{0,62}$"
+TABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,62}(\.[A-Za-z_][A-Za-z0-9_]{0,62})?$"
 MEANT: Mapping[str, str] = {
+    COLUMN: "must be the name of a column: a letter, then letters, digits or _, at most 63, without quotes",
+    TABLE: "must be the name of a table: letters, digits and _, at most 63; a schema's may stand before it",
     _APP_ID: "must be an SDKAppID: decimal digits, at most 20",
     _URL_PATH: "must be the path of the console's callback URL: it begins with / and has no ?, # or blank",
     _NAME: "must be a name: a lower-case letter, then lower-case letters, digits, _ or -, at most 63",

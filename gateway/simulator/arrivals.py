@@ -50,11 +50,11 @@ def arrivals_of(sink: SinkBase) -> Arrivals:
     match sink:
         case JsonlSink():
             return _Lines(sink.path)
-        case SqliteSink():
+        case SqliteSink(table=None):
             return _SqliteRows(sink.path)
-        case PostgresSink():
+        case PostgresSink(table=None):
             return _PostgresRows(sink)
-        case MysqlSink():
+        case MysqlSink(table=None):
             return _MysqlRows(sink)
         case RedisSink():
             return _RedisEntries(sink)

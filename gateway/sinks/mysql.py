@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import pymysql
 
@@ -21,21 +22,59 @@ from gateway.sinks.local import OwnThread, Result
 from gateway.sinks.mysql_errors import DEADLOCK, is_content, number_of
 from gateway.sinks.mysql_link import Link, errors_in_our_words
 from gateway.sinks.mysql_rows import write_new
-from gateway.sinks.mysql_schema import has_table, prepare
+from gateway.sinks.mysql_schema import check_server, has_table, prepare
+from gateway.sinks.mysql_table import OwnTable
 from gateway.sinks.rows import EXIT_COLUMNS, EventRow, conditions, moment, shape, to_ms
 
 # A deadlock undoes one of two transactions, so each is over after few of them.
 _DEADLOCK_TRIES = 10
 
 
+class _Form(Protocol):
+    """Which tables there are, and what becomes of an event there."""
+
+    def prepare(self, link: Link) -> None:
+        """Create and migrate what is needed. Raises Unavailable or the driver's errors."""
+        ...
+
+    def shape(self, events: Sequence[Event]) -> tuple[list[Keyed[Any]], dict[int, Poison]]:
+        """Return what is to be written, in an order that all workers keep, and what can't be."""
+        ...
+
+    def write(self, link: Link, rows: Sequence[Keyed[Any]]) -> None:
+        """Write *rows* and commit. Raises the driver's errors; then the caller has to roll back."""
+        ...
+
+
+class EventTables:
+    """The tables of events and of member exits."""
+
+    def __init__(self, config: MysqlSink) -> None:
+        self._prefix = config.table_prefix
+
+    def prepare(self, link: Link) -> None:
+        prepare(link, self._prefix)
+
+    def shape(self, events: Sequence[Event]) -> tuple[list[Keyed[EventRow]], dict[int, Poison]]:
+        rows, failures = shape(events)
+        return sorted_by_key(rows), failures
+
+    def write(self, link: Link, rows: Sequence[Keyed[EventRow]]) -> None:
+        write_new(link, self._prefix, rows)
+
+
 class Mysql:
-    """``<prefix>events`` has every event, ``<prefix>member_exits`` a row per member that left."""
+    """``<prefix>events`` has every event, ``<prefix>member_exits`` a row per member that left.
+
+    With ``table`` in its configuration there is that one alone: a table of the user's own.
+    """
 
     def __init__(self, config: MysqlSink, name: str) -> None:
         self._config = config
         self._name = name
         self._where = place_of(config.dsn)
         self._thread = OwnThread(f"sink-{name}")
+        self._form: _Form = EventTables(config) if config.table is None else OwnTable(config)
         self._link: Link | None = None
 
     async def open(self) -> None:
@@ -72,20 +111,21 @@ class Mysql:
         with self._dropped_after_failure():
             self._drop()
             self._link = Link(self._config, f"im-callback-gateway {self._name}")
-            prepare(self._link, self._config.table_prefix)
+            check_server(self._link)
+            self._form.prepare(self._link)
 
     def _write(self, events: Sequence[Event]) -> dict[int, Poison]:
         link = self._link
         if link is None:
             raise Unavailable("not_open", f"MySQL {self._where}: not connected.")
-        rows, failures = shape(events)
+        rows, failures = self._form.shape(events)
         with self._dropped_after_failure():
             # Why half: quotes and line breaks take two characters in a statement.
-            for part in parts(sorted_by_key(rows), min(STATEMENT_BYTES, link.most_bytes // 2)):
+            for part in parts(rows, min(STATEMENT_BYTES, link.most_bytes // 2)):
                 self._write_part(link, part, failures)
         return failures
 
-    def _write_part(self, link: Link, part: list[Keyed[EventRow]], failures: dict[int, Poison]) -> None:
+    def _write_part(self, link: Link, part: list[Keyed[Any]], failures: dict[int, Poison]) -> None:
         """Write *part*; halve it until the rows that the server refuses stand alone in *failures*."""
         waiting = [part]
         while waiting:
@@ -102,10 +142,10 @@ class Mysql:
                 else:
                     waiting += halves(rows)
 
-    def _write_rows(self, link: Link, rows: list[Keyed[EventRow]]) -> None:
+    def _write_rows(self, link: Link, rows: list[Keyed[Any]]) -> None:
         for left in reversed(range(_DEADLOCK_TRIES)):
             try:
-                return write_new(link, self._config.table_prefix, rows)
+                return self._form.write(link, rows)
             except pymysql.err.Error as error:
                 if number_of(error) != DEADLOCK or not left:
                     raise

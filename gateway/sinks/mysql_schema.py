@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pymysql
 
 from gateway.errors import Unavailable
 from gateway.sinks.mysql_link import Link
@@ -46,22 +51,34 @@ def prepare(link: Link, prefix: str) -> None:
 
     Raises Unavailable ("newer_schema" | "locked") or what the driver raises.
     """
+    if _version(link, prefix) != SCHEMA_VERSION:
+        with alone(link, prefix):
+            _migrate(link, prefix)
+
+
+def check_server(link: Link) -> None:
+    """Warn of a server that may lose commits."""
     if link.rows("SELECT @@innodb_flush_log_at_trx_commit")[0][0] != 1:
         _log.warning(
             "The server has innodb_flush_log_at_trx_commit other than 1:"
             " acked events are lost when it crashes."
         )
-    if _version(link, prefix) == SCHEMA_VERSION:
-        return
-    name = f"im-callback-gateway {prefix}"
-    if link.rows("SELECT GET_LOCK(%s, %s)", (name, _LOCK_TIMEOUT_S))[0][0] != 1:
+
+
+@contextmanager
+def alone(link: Link, name: str) -> Iterator[None]:
+    """Hold a lock that no other worker has for *name* at the same time. Raises Unavailable("locked")."""
+    lock = f"im-callback-gateway {hashlib.sha256(name.encode()).hexdigest()[:32]}"  # of at most 64 characters
+    if link.rows("SELECT GET_LOCK(%s, %s)", (lock, _LOCK_TIMEOUT_S))[0][0] != 1:
         raise Unavailable(
             "locked", "Another worker has been making the tables for long; this one comes again."
         )
     try:
-        _migrate(link, prefix)
+        yield
     finally:
-        link.rows("SELECT RELEASE_LOCK(%s)", (name,))
+        # Why suppressed: on a connection that is lost it goes anyway, and what was lost is being raised.
+        with suppress(pymysql.err.Error):
+            link.rows("SELECT RELEASE_LOCK(%s)", (lock,))
 
 
 def _migrate(link: Link, prefix: str) -> None:
@@ -70,7 +87,7 @@ def _migrate(link: Link, prefix: str) -> None:
             version integer NOT NULL PRIMARY KEY, applied_at datetime(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)
         ) ENGINE=InnoDB"""
     )
-    version, collation = _version(link, prefix), _collation(link)
+    version, collation = _version(link, prefix), exact_collation(link)
     for number, step in enumerate(_STEPS[version:], version + 1):
         for statement in step:
             link.run(statement.format(p=prefix, c=collation))
@@ -98,6 +115,7 @@ def has_table(link: Link, table: str) -> bool:
     return bool(link.rows(sql, (table,)))
 
 
-def _collation(link: Link) -> str:
+def exact_collation(link: Link) -> str:
+    """Return the server's collation that tells all texts apart."""
     found = {name for (name,) in link.rows("SELECT collation_name FROM information_schema.collations")}
     return next(name for name in _COLLATIONS if name in found)

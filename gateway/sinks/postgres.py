@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Any, Protocol
 
 import asyncpg
 
@@ -19,21 +19,58 @@ from gateway.sinks import Failures
 from gateway.sinks.batches import Keyed, halves, parts, place_of, sorted_by_key
 from gateway.sinks.postgres_errors import is_content, unavailable
 from gateway.sinks.postgres_rows import INSERT, columns
-from gateway.sinks.postgres_schema import prepare
+from gateway.sinks.postgres_schema import Connection, check_server, prepare
+from gateway.sinks.postgres_table import OwnTable
 from gateway.sinks.rows import EXIT_COLUMNS, EventRow, conditions, moment, shape, to_ms
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 _CONNECT_TIMEOUT_S = 10.0
 
 
+class _Form(Protocol):
+    """Which tables there are, and what becomes of an event there."""
+
+    async def prepare(self, connection: Connection) -> None:
+        """Create and migrate what is needed. Raises Unavailable or what asyncpg raises."""
+        ...
+
+    async def shape(self, events: Sequence[Event]) -> tuple[list[Keyed[Any]], dict[int, Poison]]:
+        """Return what is to be written, in an order that all workers keep, and what can't be."""
+        ...
+
+    def statement(self, rows: Sequence[Keyed[Any]]) -> tuple[str, list[list[object]]]:
+        """Return the one statement that writes *rows*, and its arguments."""
+        ...
+
+
+class EventTables:
+    """The tables of events and of member exits."""
+
+    def __init__(self, config: PostgresSink) -> None:
+        self._prefix = config.table_prefix
+        self._insert = INSERT.format(p=config.table_prefix)
+
+    async def prepare(self, connection: Connection) -> None:
+        await prepare(connection, self._prefix)
+
+    async def shape(self, events: Sequence[Event]) -> tuple[list[Keyed[EventRow]], dict[int, Poison]]:
+        rows, failures = shape(events)
+        return sorted_by_key(rows), failures
+
+    def statement(self, rows: Sequence[Keyed[EventRow]]) -> tuple[str, list[list[object]]]:
+        return self._insert, columns([keyed.row for keyed in rows])
+
+
 class Postgres:
-    """``<prefix>events`` has every event, ``<prefix>member_exits`` a row per member that left."""
+    """``<prefix>events`` has every event, ``<prefix>member_exits`` a row per member that left.
+
+    With ``table`` in its configuration there is that one alone: a table of the user's own.
+    """
 
     def __init__(self, config: PostgresSink, name: str) -> None:
         self._config = config
         self._name = name
         self._where = place_of(config.dsn)
-        self._insert = INSERT.format(p=config.table_prefix)
+        self._form: _Form = EventTables(config) if config.table is None else OwnTable(config, name)
         self._connection: Connection | None = None
 
     async def open(self) -> None:
@@ -45,7 +82,8 @@ class Postgres:
             return
         with self._dropped_after_failure():
             self._connection = await _connect(self._config, f"im-callback-gateway {self._name}")
-            await prepare(self._connection, self._config.table_prefix)
+            await check_server(self._connection)
+            await self._form.prepare(self._connection)
 
     async def write(self, events: Sequence[Event]) -> Failures:
         """Write *events*; those that stand there already change nothing.
@@ -56,9 +94,9 @@ class Postgres:
         connection = self._connection
         if connection is None:
             raise Unavailable("not_open", f"PostgreSQL {self._where}: not connected.")
-        rows, failures = shape(events)
+        rows, failures = await self._form.shape(events)
         with self._dropped_after_failure():
-            for part in parts(sorted_by_key(rows)):
+            for part in parts(rows):
                 await self._write_part(connection, part, failures)
         return failures
 
@@ -69,14 +107,15 @@ class Postgres:
             await _disconnect(connection)
 
     async def _write_part(
-        self, connection: Connection, part: list[Keyed[EventRow]], failures: dict[int, Poison]
+        self, connection: Connection, part: list[Keyed[Any]], failures: dict[int, Poison]
     ) -> None:
         """Write *part*; halve it until the rows that the server refuses stand alone in *failures*."""
         waiting = [part]
         while waiting:
             rows = waiting.pop()
             try:
-                await connection.execute(self._insert, *columns([keyed.row for keyed in rows]))
+                sql, values = self._form.statement(rows)
+                await connection.execute(sql, *values)
             except asyncpg.PostgresError as error:
                 if not is_content(error):
                     raise

@@ -17,7 +17,7 @@ _REASONS = {
     "42501": ("no_rights", "the role lacks a right: SELECT and INSERT on the tables, CREATE to make them"),
     "42703": ("no_table", "a table is not ours: another one has its name"),
     "42P01": ("no_table", "a table is gone; if that was meant, drop the schema_version table as well"),
-    "42P10": ("no_table", "a table lacks its primary key"),
+    "42P10": ("no_table", "a table lacks its primary key, or a unique index on just the columns of key"),
     "53": ("overloaded", "the server lacks resources"),
     "53100": ("disk_full", "the server's disk is full"),
     "55P03": ("locked", "another session holds a lock for too long"),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 import asyncpg
 
 from gateway.errors import Unavailable
 
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 # What migrating may wait for: another worker that migrates, or someone's long transaction on the tables.
 _LOCK_TIMEOUT_MS = 10_000
 _log = logging.getLogger(__name__)
@@ -42,24 +46,14 @@ _STEPS: tuple[tuple[str, ...], ...] = (
 SCHEMA_VERSION = len(_STEPS)
 
 
-async def prepare(connection: asyncpg.Connection[asyncpg.Record], prefix: str) -> None:
+async def prepare(connection: Connection, prefix: str) -> None:
     """Bring the tables to ``SCHEMA_VERSION``; where they are, no right but to read the version is needed.
 
-    Raises Unavailable ("encoding" | "newer_schema") or what asyncpg raises.
+    Raises Unavailable("newer_schema") or what asyncpg raises.
     """
-    encoding = await connection.fetchval("SHOW server_encoding")
-    if encoding != "UTF8":  # Why: it would refuse event after event, and all of them would be parked
-        raise Unavailable("encoding", f"The database's encoding is {encoding}; create one with UTF8.")
-    if await connection.fetchval("SHOW synchronous_commit") == "off":
-        _log.warning(
-            "The database has synchronous_commit off: acked events are lost when its server crashes."
-        )
     if await _version(connection, prefix) == SCHEMA_VERSION:
         return
-    # Why read committed: the version read behind the lock must be the one that the last holder committed.
-    async with connection.transaction(isolation="read_committed"):
-        await connection.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _lock_key(prefix))
+    async with alone(connection, prefix):
         for step in _STEPS[await _version(connection, prefix) :]:
             for statement in step:
                 await connection.execute(statement.format(p=prefix))
@@ -69,7 +63,28 @@ async def prepare(connection: asyncpg.Connection[asyncpg.Record], prefix: str) -
         )
 
 
-async def _version(connection: asyncpg.Connection[asyncpg.Record], prefix: str) -> int:
+async def check_server(connection: Connection) -> None:
+    """Warn of a server that may lose commits. Raises Unavailable("encoding") where it would refuse text."""
+    encoding = await connection.fetchval("SHOW server_encoding")
+    if encoding != "UTF8":  # Why: it would refuse event after event, and all of them would be parked
+        raise Unavailable("encoding", f"The database's encoding is {encoding}; create one with UTF8.")
+    if await connection.fetchval("SHOW synchronous_commit") == "off":
+        _log.warning(
+            "The database has synchronous_commit off: acked events are lost when its server crashes."
+        )
+
+
+@asynccontextmanager
+async def alone(connection: Connection, name: str) -> AsyncIterator[None]:
+    """Hold a transaction that no other worker has for *name* at the same time."""
+    # Why read committed: what is read behind the lock must be what the last holder committed.
+    async with connection.transaction(isolation="read_committed"):
+        await connection.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _lock_key(name))
+        yield
+
+
+async def _version(connection: Connection, prefix: str) -> int:
     if await connection.fetchval("SELECT to_regclass($1)", f"{prefix}schema_version") is None:
         return 0
     version = await connection.fetchval(f"SELECT max(version) FROM {prefix}schema_version") or 0  # noqa: S608
@@ -82,6 +97,6 @@ async def _version(connection: asyncpg.Connection[asyncpg.Record], prefix: str) 
     return int(version)
 
 
-def _lock_key(prefix: str) -> int:
-    digest = hashlib.sha256(f"im-callback-gateway {prefix}".encode()).digest()
+def _lock_key(name: str) -> int:
+    digest = hashlib.sha256(f"im-callback-gateway {name}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)

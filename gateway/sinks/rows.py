@@ -64,6 +64,11 @@ def clip(text: str) -> str:
     """
     if len(text) > MAX_TEXT_CHARS:
         text = text[: MAX_TEXT_CHARS - 1] + "…"
+    return clean(text)
+
+
+def clean(text: str) -> str:
+    """Return *text* with NUL and lone surrogates, which not every database holds, as U+FFFD."""
     return _NOT_TEXT.sub("\ufffd", text)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 from gateway.config import SqliteSink
 from gateway.errors import Poison, Unavailable
@@ -18,16 +19,13 @@ from gateway.event import Event, iso_time
 from gateway.exits import ExitsQuery, MemberExit, iso_to_ms
 from gateway.sinks import Failures
 from gateway.sinks.local import OwnThread, make_folder, open_private, sync_folder, unavailable
-from gateway.sinks.rows import EXIT_COLUMNS, EventRow, conditions, shape
-from gateway.sinks.sqlite_schema import migrate, transaction
+from gateway.sinks.rows import EXIT_COLUMNS, conditions
+from gateway.sinks.sqlite_rows import EventTables
+from gateway.sinks.sqlite_schema import transaction
+from gateway.sinks.sqlite_table import OwnTable
 
 # How long to wait for another process that writes or reads, before the worker is told to come again.
 _BUSY_TIMEOUT_S = 5.0
-_INSERT_EVENT = """INSERT INTO events
-    (source, id, type, subject, time, recordedtime, app_id, partitionkey, position, event)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (source, id) DO NOTHING"""
-_INSERT_EXIT = f"""INSERT INTO member_exits ({EXIT_COLUMNS})
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""  # noqa: S608 - our own column names
 _REASONS = {
     sqlite3.SQLITE_BUSY: "locked",
     sqlite3.SQLITE_LOCKED: "locked",
@@ -40,12 +38,29 @@ _REASONS = {
 }
 
 
+class _Form(Protocol):
+    """Which tables there are, and what becomes of an event there."""
+
+    def prepare(self, connection: sqlite3.Connection) -> None:
+        """Create and migrate what is needed. Raises Unavailable or sqlite3's errors."""
+        ...
+
+    def write(self, connection: sqlite3.Connection, events: Sequence[Event]) -> dict[int, Poison]:
+        """Write *events* in the transaction that is open; return those that can never be written."""
+        ...
+
+
 class Sqlite:
-    """The file ``config.path``: ``events`` has every event, ``member_exits`` a row per member that left."""
+    """The file ``config.path``: ``events`` has every event, ``member_exits`` a row per member that left.
+
+    With ``table`` in its configuration there is that one alone: a table of the user's own.
+    """
 
     def __init__(self, config: SqliteSink, name: str) -> None:
         self._path = config.path.absolute()
+        self._is_own = config.table is not None
         self._thread = OwnThread(f"sink-{name}")
+        self._form: _Form = OwnTable(config, self._path) if config.table else EventTables(self._path)
         self._connection: sqlite3.Connection | None = None
 
     async def open(self) -> None:
@@ -75,24 +90,14 @@ class Sqlite:
             os.close(open_private(self._path, os.O_RDWR))
             sync_folder(self._path.parent)
             self._connection = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-            _make_durable(self._connection)
-            migrate(self._connection, self._path)
+            _make_durable(self._connection, may_be_wal=self._is_own)
+            self._form.prepare(self._connection)
 
     def _write(self, events: Sequence[Event]) -> dict[int, Poison]:
         if self._connection is None:
             raise Unavailable("not_open", f"{self._path} is not open.")
-        rows, failures = shape(events)
         with self._closed_after_failure(), transaction(self._connection):
-            for index, row in rows:
-                try:
-                    is_new = _insert_event(self._connection, row)
-                # The statement alone was rolled back: too big, or no text that SQLite can hold.
-                except (sqlite3.DataError, sqlite3.IntegrityError, UnicodeError) as error:
-                    failures[index] = Poison("refused_by_database", type(error).__name__)
-                    continue
-                if is_new:
-                    self._connection.executemany(_INSERT_EXIT, map(_exit_values, row.exits))
-        return failures
+            return self._form.write(self._connection, events)
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -134,7 +139,11 @@ def _connect_to_read(uri: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, timeout=_BUSY_TIMEOUT_S, isolation_level=None, uri=True)
 
 
-def _make_durable(connection: sqlite3.Connection) -> None:
+def _make_durable(connection: sqlite3.Connection, *, may_be_wal: bool) -> None:
+    connection.execute("PRAGMA synchronous = FULL")
+    # Why left alone: the file is the user's, and so is what other programs do with it.
+    if may_be_wal and connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+        return
     # Why no WAL: one bit flipped in it takes all later commits away without an error, and 3.7.0 to 3.51.2 can
     # lose commits when two connections meet. Why TRUNCATE: with DELETE a power cut may bring back the old
     # journal, and the last commit with its acknowledged events is rolled back.
@@ -143,27 +152,6 @@ def _make_durable(connection: sqlite3.Connection) -> None:
         raise Unavailable(
             "locked", f"The file keeps its journal mode {mode} while another program has it open."
         )
-    connection.execute("PRAGMA synchronous = FULL")
-
-
-def _insert_event(connection: sqlite3.Connection, row: EventRow) -> bool:
-    """Say whether the event is new."""
-    values: Iterable[str | None] = (
-        *(row.source, row.id, row.type, row.subject, _iso(row.time_ms), _iso(row.recorded_ms)),
-        *(row.app_id, row.partition_key, row.position, row.body),
-    )
-    return connection.execute(_INSERT_EVENT, tuple(values)).rowcount == 1
-
-
-def _exit_values(one: MemberExit) -> tuple[str | int | None, ...]:
-    return (
-        *(one.source, one.event_id, one.member_no, one.app_id, one.group_id, one.group_type),
-        *(one.member, one.operator, one.exit_type, iso_time(one.time_ms)),
-    )
-
-
-def _iso(time_ms: int | None) -> str | None:
-    return None if time_ms is None else iso_time(time_ms)
 
 
 @contextmanager

@@ -228,11 +228,11 @@ def through_proxy(scene: Scene) -> TcpProxy:
 
 
 def _without_proxy(scene: Scene) -> None:
-    scene.kill(scene.server, signal.SIGTERM)
     scene.kill(scene.worker, signal.SIGTERM)
     scene.gateway.change(("broker", "url"), scene.url)
-    scene.serve()
     scene.work()
+    scene.kill(scene.server, signal.SIGTERM)  # Why last: every second without it is a thousand unanswered
+    scene.serve()
 
 
 def _broken_network(scene: Scene, act: str, *arguments: str | int, seconds: float) -> None:

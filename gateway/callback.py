@@ -8,27 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote_plus
 
 from gateway import answer
 from gateway.errors import Refused
 from gateway.event import parse_json
+from gateway.query import parse_query, without_sign
 from gateway.replies import Reply
 from gateway.signature import verify_sign
-
-# Source: trtc.io/document/34354; the lower-case `command` belongs to the old room engine (1690/92699).
-_KNOWN = frozenset(
-    (
-        "sdkappid",
-        "callbackcommand",
-        "command",
-        "contenttype",
-        "clientip",
-        "optplatform",
-        "sign",
-        "requesttime",
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,30 +178,6 @@ def command_of(params: Mapping[str, str], body: Mapping[str, Any]) -> tuple[str,
     if legacy:
         return legacy, not in_body
     return in_body, False
-
-
-def parse_query(query: str) -> dict[str, str]:
-    """Return the known parameters of *query* by lower-case name; Refused("ambiguous_query") on a double one.
-
-    Names are matched without regard to case: the sender's own products disagree.
-    """
-    params: dict[str, str] = {}
-    for part in query.split("&"):
-        name, _, value = part.partition("=")
-        key = unquote_plus(name).lower()
-        if key not in _KNOWN:
-            continue
-        if key in params:
-            raise Refused("ambiguous_query")
-        params[key] = unquote_plus(value)
-    return params
-
-
-def without_sign(query: str) -> str:
-    """Return *query* without its ``Sign``, which is a credential."""
-    return "&".join(
-        part for part in query.split("&") if unquote_plus(part.partition("=")[0]).lower() != "sign"
-    )
 
 
 def _app(rules: Rules, path: str, params: Mapping[str, str]) -> AppRule:

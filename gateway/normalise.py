@@ -14,13 +14,14 @@ from typing import Any
 import orjson
 
 from gateway.about import ready_of, subject_of
-from gateway.callback import Callback, command_of, parse_query
+from gateway.callback import Callback, command_of
 from gateway.catalogue import COMMANDS, MALFORMED_TYPE, UNKNOWN_TYPE
 from gateway.content import data_of
 from gateway.errors import Refused
 from gateway.event import Event, iso_time, json_text, parse_json
 from gateway.ids import ID_RECIPE, event_id, malformed_id
 from gateway.names import event_time
+from gateway.query import parse_query
 from gateway.redact import Redaction
 
 __all__ = ["ID_RECIPE", "MAX_ITEMS", "command_named", "malformed", "normalise", "normalise_or_keep"]

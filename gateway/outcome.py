@@ -1,14 +1,10 @@
-"""What became of a request: words of the server, which sees it, and the receiver, which counts it."""
+"""What becomes of a request: words of the server, which writes answers, and the receiver that makes them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiohttp import web
-
 from gateway import answer
-
-JSON_HEADERS = {"Content-Type": "application/json", "Server": "im-callback-gateway"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +18,25 @@ class Outcome:
     """Stored, but answered 503 because the broker's confirm took too long."""
 
 
-OUTCOME = web.ResponseKey("outcome", Outcome)
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer, ready but for what depends on the connection."""
+
+    status: int
+    body: bytes
+    """JSON."""
+    outcome: Outcome
+    headers: bytes = b""
+    """Further lines of the head, each with its line break."""
+    is_last: bool = False
+    """The connection ends with it: what follows on it can't be told from the rest of this request."""
 
 
 class Reports:
     """Whom the server tells what happened; the receiver counts it."""
 
-    def answered(self, outcome: Outcome) -> None:
-        """An answer was written."""
+    def answered(self, outcome: Outcome, took_s: float | None) -> None:
+        """An answer was written, so many seconds after the head had come (None: no whole head came)."""
 
     def hung_up(self, outcome: Outcome | None) -> None:
         """The caller was gone before the answer, or before its body had come (None)."""
@@ -44,16 +51,15 @@ class Reports:
         """A connection ended before it spoke TLS."""
 
 
-def refusal_response(
-    reason: str, retry_after_s: int, *, refusal: answer.Refusal | None = None
-) -> web.Response:
-    """Return the answer for *reason*, its outcome included; 503 names *retry_after_s*."""
-    row = refusal or answer.REFUSALS[reason]
-    headers = dict(JSON_HEADERS)
+_LAST = frozenset(("body_too_large", "slow_body", "slow_head", "bad_http", "internal_error"))
+
+
+def refusal(reason: str, retry_after_s: int, *, row: answer.Refusal | None = None) -> Answer:
+    """Return the answer for *reason*; 503 names *retry_after_s*. *row* says otherwise than ``REFUSALS``."""
+    row = row or answer.REFUSALS[reason]
+    headers = b""
     if row.status == 503:
-        headers["Retry-After"] = str(retry_after_s)
-    if row.status == 405:
-        headers["Allow"] = "GET, HEAD, POST"
-    response = web.Response(status=row.status, body=row.body, headers=headers)
-    response[OUTCOME] = Outcome("refused", reason)
-    return response
+        headers = b"Retry-After: %d\r\n" % retry_after_s
+    elif row.status == 405:
+        headers = b"Allow: GET, HEAD, POST\r\n"
+    return Answer(row.status, row.body, Outcome("refused", reason), headers, reason in _LAST)

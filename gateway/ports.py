@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.errors import ConfigError
@@ -34,9 +35,9 @@ class Https:
 
     context: Callable[[], ssl.SSLContext]
     """Returns the context that a handshake begun now is to use."""
-    admit: Callable[[RequestHandler, Any], bool]
+    admit: Callable[[Any, Any], bool]
     """Says whether the caller at this address may come in, and counts it."""
-    dismiss: Callable[[RequestHandler], None]
+    dismiss: Callable[[Any], None]
     """Takes back what *admit* counted."""
     failed: Callable[[], None]
     """Counts a handshake that came to nothing."""
@@ -103,7 +104,7 @@ class _TlsServer:
             del self._handshakes[oldest]  # Why now: it ends later, and the next one must not meet it here
             oldest.cancel()
 
-    async def _shake_hands(self, connection: RequestHandler, caller: socket.socket) -> None:
+    async def _shake_hands(self, connection: BaseProtocol, caller: socket.socket) -> None:
         await self._loop.connect_accepted_socket(
             lambda: connection,
             caller,
@@ -112,7 +113,7 @@ class _TlsServer:
             ssl_shutdown_timeout=self._https.patience_s,
         )
 
-    def _end(self, connection: RequestHandler, caller: socket.socket, task: asyncio.Task[None]) -> None:
+    def _end(self, connection: BaseProtocol, caller: socket.socket, task: asyncio.Task[None]) -> None:
         self._handshakes.pop(task, None)
         if connection.transport is None:
             self._https.dismiss(connection)

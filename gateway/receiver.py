@@ -6,31 +6,60 @@ A 200 for a callback leaves only after the journal's word, as ``listen.ack_after
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from aiohttp import HttpVersion11, web
-from aiohttp.web_protocol import RequestPayloadError
+from aiohttp.http import RawRequestMessage
 
 from gateway import answer
-from gateway.callback import Accepted, Head, Probe, Rules, decide_body, decide_head, parse_query
+from gateway.callback import Accepted, Head, Probe, Rules, decide_body, decide_head
 from gateway.catalogue import COMMANDS
 from gateway.clock import ClockWatch, is_stale
 from gateway.config import Config
 from gateway.errors import JournalFull, Refused, Unavailable
-from gateway.heavy import Heavy
+from gateway.heavy import HEAVY_BYTES, Heavy
 from gateway.journal import Journal
 from gateway.limits import AppLimits
+from gateway.logs import where
 from gateway.metrics import Metrics
 from gateway.networks import Networks
 from gateway.notes import Notes
-from gateway.outcome import JSON_HEADERS, OUTCOME, Outcome, Reports, refusal_response
+from gateway.outcome import Answer, Outcome, refusal
+from gateway.query import parse_query
 from gateway.rules import rules_of
+from gateway.tally import Tally
+
+_log = logging.getLogger(__name__)
+_PROBE = Answer(200, answer.OK, Outcome("probe"))
 
 
-class Receiver(Reports):
-    """Handles each request of the callback port. Bound: max_inflight requests, max_inflight_mb of bodies."""
+class _Ticket(NamedTuple):
+    """A request between its head and its body."""
+
+    rules: Rules
+    head: Head
+    peer: str
+
+
+class _Slow:
+    """Tasks that nobody else holds, for the requests that need one."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class Receiver(Tally):
+    """Decides on each request of the callback port. Bound: max_inflight callbacks wait for the journal."""
 
     def __init__(
         self, config: Config, journal: Journal, metrics: Metrics, now_ms: Callable[[], int] | None = None
@@ -40,7 +69,7 @@ class Receiver(Reports):
         self._networks = Networks.of(config.listen.allow_networks, config.listen.trusted_proxies)
         self._clock = ClockWatch(metrics.clock_skew, config.listen.signature_window_s)
         self._journal = journal
-        self._metrics = metrics
+        super().__init__(config.apps, metrics)
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
         self._limits = {
             app_id: AppLimits(app.max_per_s, app.max_backlog_mb, time.monotonic())
@@ -49,67 +78,61 @@ class Receiver(Reports):
         }
         # Why two: a large body need not wait behind an odd one.
         self._heavy = Heavy("receiver", threads=2)
+        self._slow = _Slow()
         self._inflight = 0
-        self._inflight_bytes = 0
         self._notes = Notes()
-        self.touch: Callable[[object], None] = lambda connection: None
         metrics.requests_inflight.set_function(lambda: self._inflight)
-        # Why now: a sum over a series that is not there yet is nothing, and so is an alert on its silence.
-        for app_id in config.apps:
-            metrics.callbacks_stored.labels(app_id)
-            metrics.last_callback.labels(app_id)
-        for reason in (*answer.REFUSALS, "before_unstored"):
-            metrics.requests_refused.labels(reason)
-        for is_stored in ("yes", "no"):
-            metrics.requests_hangups.labels(is_stored)
+        self._usual = {app_id: Answer(200, answer.OK, Outcome("stored", app_id)) for app_id in config.apps}
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
-        started_s = time.perf_counter()
+    def judge(self, message: RawRequestMessage, remote: str) -> _Ticket | Answer:
+        """Return what the head of a request says, or the answer where its body need not be read."""
         try:
-            return await self._answer(request, started_s)
+            peer = self._networks.caller(remote, message.headers.getall("X-Forwarded-For", ()))
+            head = self._judge_head(message)
+            if isinstance(head, Probe):
+                return _PROBE
+            if head.app is not None and head.refusal is None and head.app.app_id in self._limits:
+                self._limits[head.app.app_id].check(time.monotonic(), self._journal.cursor)
+            # Why digits only: the parser takes no others, and has read the number already.
+            if int(message.headers.get("Content-Length", 0)) > self._listen.max_body_bytes:
+                raise Refused("body_too_large")
         except Refused as refused:
-            return self._refuse(refused)
-        except JournalFull as full:
-            return self._refuse(Refused("journal_full", full.detail))
-        except ConnectionError:
-            # The caller is gone; writing this fails, and the server counts the hang-up.
-            return web.Response(status=400)
-        finally:
-            self.touch(request.protocol)
-            self._metrics.answer_seconds.observe(time.perf_counter() - started_s)
+            return self.refuse(refused)
+        return _Ticket(self.rules, head, peer)
 
-    async def _answer(self, request: web.BaseRequest, started_s: float) -> web.StreamResponse:
-        peer = self._networks.caller(request.remote or "", request.headers.getall("X-Forwarded-For", ()))
-        rules = self.rules
-        head = self._judge(rules, request)
-        if isinstance(head, Probe):
-            return _ok(head.answer, Outcome("probe"))
-        if head.app is not None and head.refusal is None and head.app.app_id in self._limits:
-            self._limits[head.app.app_id].check(time.monotonic(), self._journal.cursor)
-        body = await self._read(request)
+    def take(self, ticket: _Ticket, body: bytes, started_s: float, reply: Callable[[Answer], None]) -> None:
+        """Judge a whole request and store its callback; *reply* gets the answer once that is durable."""
+        if len(body) > HEAVY_BYTES:
+            # Why away from the loop: it would hold up all other answers.
+            self._slow.start(self._take_slowly(ticket, body, started_s, reply))
+            return
         try:
-            now_ms = self._now_ms()
-            decision = await self._heavy.run(len(body), decide_body, rules, head, body, peer, now_ms)
-            if isinstance(decision, Probe):
-                return _ok(decision.answer, Outcome("probe"))
-            if self._inflight >= self._listen.max_inflight:
-                raise Refused("overloaded")
-            self._inflight += 1
-            try:
-                return await self._store(decision, started_s)
-            finally:
-                self._inflight -= 1
-        finally:
-            self._inflight_bytes -= len(body)
+            decision = decide_body(ticket.rules, ticket.head, body, ticket.peer, self._now_ms())
+        except Refused as refused:
+            reply(self.refuse(refused))
+            return
+        self._decided(decision, started_s, reply)
 
-    def _judge(self, rules: Rules, request: web.BaseRequest) -> Head | Probe:
+    async def _take_slowly(
+        self, ticket: _Ticket, body: bytes, started_s: float, reply: Callable[[Answer], None]
+    ) -> None:
+        try:
+            decision = await self._heavy.run(
+                len(body), decide_body, ticket.rules, ticket.head, body, ticket.peer, self._now_ms()
+            )
+            self._decided(decision, started_s, reply)
+        except Refused as refused:
+            reply(self.refuse(refused))
+        except Exception as fault:  # noqa: BLE001 - whoever asked gets an answer whatever happens
+            reply(self._failed(fault))
+
+    def _judge_head(self, message: RawRequestMessage) -> Head | Probe:
         """Return what the request's head says, and note how far a matching Sign's clock is from ours."""
-        path, query = _target(request)
-        encoding = ", ".join(request.headers.getall("Content-Encoding", ()))
+        path, query = _target(message)
+        encoding = ", ".join(message.headers.getall("Content-Encoding", ()))
         now_ms = self._now_ms()
         try:
-            head = decide_head(rules, request.method, path, query, encoding, now_ms)
+            head = decide_head(self.rules, message.method, path, query, encoding, now_ms)
         except Refused as refused:
             if is_stale(refused):
                 self._clock.signed(parse_query(query), now_ms)
@@ -118,89 +141,81 @@ class Receiver(Reports):
             self._clock.signed(head.params, now_ms)
         return head
 
-    async def _read(self, request: web.BaseRequest) -> bytes:
-        """Return the body, at most max_body_bytes within body_timeout_s; its bytes count as in flight."""
-        if (request.content_length or 0) > self._listen.max_body_bytes:
-            raise Refused("body_too_large")
-        is_asked = request.headers.get("Expect", "").lower() == "100-continue"
-        # Why not for 1.0: such a caller would take it for the answer (RFC 9110, 10.1.1).
-        if is_asked and request.version >= HttpVersion11 and request.transport is not None:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        chunks: list[bytes] = []
-        size = 0
+    def _decided(self, decision: Accepted | Probe, started_s: float, reply: Callable[[Answer], None]) -> None:
+        if isinstance(decision, Probe):
+            reply(_PROBE)
+            return
+        if self._inflight >= self._listen.max_inflight:
+            reply(self.refuse(Refused("overloaded")))
+            return
         try:
-            async with asyncio.timeout(self._listen.body_timeout_s):
-                while chunk := await request.content.readany():
-                    size += len(chunk)
-                    self._inflight_bytes += len(chunk)
-                    if size > self._listen.max_body_bytes:
-                        raise Refused("body_too_large")
-                    if self._inflight_bytes > self._listen.max_inflight_mb * 1_048_576:
-                        raise Refused("overloaded")
-                    chunks.append(chunk)
-        except BaseException as error:
-            self._inflight_bytes -= size
-            if isinstance(error, TimeoutError):
-                raise Refused("slow_body") from None
-            if isinstance(error, RequestPayloadError):
-                raise Refused("bad_http") from None
-            raise
-        return b"".join(chunks)
+            stored = self._journal.append(decision.callback, durable=self._listen.ack_after != "written")
+        except JournalFull as full:
+            reply(self._no_room(decision, full.detail))
+            return
+        self._inflight += 1
+        stored.add_done_callback(partial(self._stored, decision, started_s, reply))
 
-    async def _store(self, decision: Accepted, started_s: float) -> web.StreamResponse:
-        callback = decision.callback
-        try:
-            position = await self._journal.append(callback, durable=self._listen.ack_after != "written")
-        except JournalFull:
-            if self._listen.before_when_full == "answer" and _is_before(decision.command):
-                # The operator's choice: an intent that nobody records is better than users who are blocked.
-                return _ok(decision.answer, Outcome("refused", "before_unstored"))
-            raise
-        if callback.app_id in self._limits:
-            self._limits[callback.app_id].stored(position, len(callback.query) + len(callback.body))
-        self._metrics.last_callback.labels(callback.app_id).set(callback.received_ms / 1000)
-        outcome = Outcome("stored", callback.app_id)
+    def _stored(
+        self,
+        decision: Accepted,
+        started_s: float,
+        reply: Callable[[Answer], None],
+        stored: asyncio.Future[int],
+    ) -> None:
+        """Answer, now that the journal has spoken."""
+        fault = stored.exception()
+        if fault is not None:
+            self._inflight -= 1
+            is_full = isinstance(fault, JournalFull)
+            reply(self._no_room(decision, str(fault)) if is_full else self._failed(fault))
+            return
+        callback, position = decision.callback, stored.result()
+        app_id = callback.app_id
+        if app_id in self._limits:
+            self._limits[app_id].stored(position, len(callback.query) + len(callback.body))
+        self._note_callback(app_id, callback.received_ms)
         if self._listen.ack_after == "confirmed":
-            left_s = self._listen.answer_deadline_ms / 1000 - (time.perf_counter() - started_s)
-            try:
-                async with asyncio.timeout(max(0.0, left_s)):
-                    await self._journal.confirmed(position)
-            except (TimeoutError, Unavailable):
-                response = refusal_response("", self._listen.retry_after_s, refusal=answer.LATE)
-                response[OUTCOME] = Outcome("stored", callback.app_id, is_late=True)
-                return response
-        return _ok(decision.answer, outcome)
+            self._slow.start(self._wait_for_confirm(decision, position, started_s, reply))
+            return
+        self._inflight -= 1
+        reply(self._ok(decision))
 
-    def answered(self, outcome: Outcome) -> None:
-        self._metrics.requests_answered.inc()
-        if outcome.kind == "refused":
-            self._metrics.requests_refused.labels(outcome.label).inc()
-        elif outcome.kind == "probe":
-            self._metrics.requests_probes.inc()
-        else:
-            self._metrics.callbacks_stored.labels(outcome.label).inc()
-            if outcome.is_late:
-                self._metrics.answers_late.inc()
+    async def _wait_for_confirm(
+        self, decision: Accepted, position: int, started_s: float, reply: Callable[[Answer], None]
+    ) -> None:
+        left_s = self._listen.answer_deadline_ms / 1000 - (time.perf_counter() - started_s)
+        told = self._ok(decision)
+        try:
+            async with asyncio.timeout(max(0.0, left_s)):
+                await self._journal.confirmed(position)
+        except (TimeoutError, Unavailable):
+            told = replace(
+                refusal("", self._listen.retry_after_s, row=answer.LATE),
+                outcome=Outcome("stored", decision.callback.app_id, is_late=True),
+            )
+        finally:
+            self._inflight -= 1
+        reply(told)
 
-    def hung_up(self, outcome: Outcome | None) -> None:
-        is_stored = outcome is not None and outcome.kind == "stored"
-        self._metrics.requests_hangups.labels("yes" if is_stored else "no").inc()
+    def _ok(self, decision: Accepted) -> Answer:
+        usual = self._usual[decision.callback.app_id]
+        return usual if decision.answer is answer.OK else replace(usual, body=decision.answer)
 
-    def evicted(self) -> None:
-        self._metrics.connections_evicted.inc()
+    def _no_room(self, decision: Accepted, detail: str) -> Answer:
+        if self._listen.before_when_full == "answer" and _is_before(decision.command):
+            # The operator's choice: an intent that nobody records is better than users who are blocked.
+            return Answer(200, decision.answer, Outcome("refused", "before_unstored"))
+        return self.refuse(Refused("journal_full", detail))
 
-    def turned_away(self) -> None:
-        self._metrics.connections_refused.inc()
+    def _failed(self, fault: BaseException) -> Answer:
+        _log.error("A request failed inside the gateway (%s); it was answered 500", where(fault))
+        return refusal("internal_error", self._listen.retry_after_s)
 
-    def handshake_failed(self) -> None:
-        self._metrics.handshakes_failed.inc()
-
-    def _refuse(self, refused: Refused) -> web.StreamResponse:
+    def refuse(self, refused: Refused) -> Answer:
+        """Return the answer to what is refused, and say so in the log where an operator can mend it."""
         self._notes.refused(refused)
-        response = refusal_response(refused.reason, self._listen.retry_after_s)
-        if refused.reason in ("body_too_large", "slow_body", "bad_http"):
-            response.force_close()
-        return response
+        return refusal(refused.reason, self._listen.retry_after_s)
 
 
 def _is_before(command: str) -> bool:
@@ -208,19 +223,13 @@ def _is_before(command: str) -> bool:
     return row.phase in ("before", "sync") if row is not None else "CallbackBefore" in command
 
 
-def _target(request: web.BaseRequest) -> tuple[str, str]:
+def _target(message: RawRequestMessage) -> tuple[str, str]:
     """Return the path and the raw query of the request line, as text that can be encoded again."""
-    target = request.raw_path
+    target = message.path
     if not target.startswith("/"):  # the absolute form, http://host/path?query
-        target = request.rel_url.raw_path_qs
+        target = message.url.raw_path_qs
     if not target.isascii():
         target = target.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     path, _, query = target.partition("?")
     # Why decoded: /%7Eim and /~im are one path (RFC 3986, 6.2.2), and proxies write it as they like.
     return unquote(path), query.partition("#")[0]
-
-
-def _ok(body: bytes, outcome: Outcome) -> web.Response:
-    response = web.Response(body=body, headers=JSON_HEADERS)
-    response[OUTCOME] = outcome
-    return response

@@ -117,11 +117,10 @@ class Gateway:
         files = PortFiles(self._config, receiver, self._metrics)
         self._signed = files.signed
         most = room_for_connections(listen.max_connections, tls=listen.tls_cert is not None)
-        server = FrontServer(receiver.handle, listen, receiver, most)
-        receiver.touch = server.touch
+        server = FrontServer(receiver, listen, receiver, most)
         self._server = server
         self._metrics.connections_open.set_function(lambda: server.open_connections)
-        runner = web.ServerRunner(server, shutdown_timeout=_FINISH_S)
+        runner = web.ServerRunner(server, shutdown_timeout=_FINISH_S)  # type: ignore[arg-type]
         await runner.setup()
         await listen_on(runner, listen.host, listen.port, "listen.port", https=files.https(server))
         self._start("watch on files", files.watch())

@@ -76,8 +76,7 @@ async def callback_port(tmp_path, listen=None, apps=None):
         stack.push_async_callback(journal.close)
         receiver = Receiver(config, journal, metrics)
         files = PortFiles(config, receiver, metrics)
-        server = FrontServer(receiver.handle, config.listen, receiver, config.listen.max_connections)
-        receiver.touch = server.touch
+        server = FrontServer(receiver, config.listen, receiver, config.listen.max_connections)
         runner = web.ServerRunner(server, shutdown_timeout=1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

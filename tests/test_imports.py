@@ -11,11 +11,11 @@ TIERS = {
     "words": {"errors", "config"},
     "pure": {
         "callback", "event", "catalogue", "normalise", "names", "signature", "answer", "record", "topology",
-        "backoff", "retries", "caution", "exits", "replies", "limits", "networks", "rules",
+        "backoff", "retries", "caution", "exits", "replies", "limits", "networks", "query", "rules",
         "waiting", "about", "content", "fields", "ids", "messages", "paths", "places", "redact", "samples", "schema",
     },
     "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy"},
-    "edges": {"journal", "broker", "sinks", "server", "admin", "ports", "tls", "tokens"},
+    "edges": {"journal", "broker", "sinks", "server", "admin", "ports", "tally", "tls", "tokens"},
     "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay", "dead"},
     "wiring": {"build", "destinations", "banner", "portfiles", "allocator", "run", "cli", "__main__"},
 }  # fmt: skip

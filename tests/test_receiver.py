@@ -120,8 +120,7 @@ async def start(tmp_path):
             opened = Journal.open(config.journal, metrics)
             stack.push_async_callback(opened.close)
             receiver = Receiver(config, opened, metrics)
-            server = FrontServer(receiver.handle, config.listen, receiver, max_connections)
-            receiver.touch = server.touch
+            server = FrontServer(receiver, config.listen, receiver, max_connections)
             runner = web.ServerRunner(server, shutdown_timeout=1)
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -361,6 +360,124 @@ async def test_keepalive_and_pipelining_keep_order(start):
 
     assert statuses == [200, 404] * 20
     assert len(await front.stored()) == 20
+
+
+async def test_any_number_of_pipelined_requests_is_answered(start):
+    """More than are parsed ahead, answered at once or after the journal's word, whole and in pieces."""
+    front = await start()
+    kinds = [
+        request("POST", f"/callback?{QUERY}", SAMPLE),
+        request("GET", "/callback"),
+        request("POST", "/none", b"{}" * 9),
+    ]
+    sent = b"".join(kinds[number % 3] for number in range(99)) + kinds[2] * 100
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    for at in range(0, len(sent), 7001):
+        writer.write(sent[at : at + 7001])
+        await asyncio.sleep(0)
+
+    async with asyncio.timeout(20):
+        statuses = [(await read_answer(reader))[0] for _ in range(199)]
+    writer.close()
+
+    assert statuses == [200, 200, 404] * 33 + [404] * 100
+    assert len(await front.stored()) == 33
+
+
+async def test_large_bodies_behind_each_other_are_taken_one_by_one(start):
+    """What waits for its turn is not read ahead, and nothing stalls."""
+    front = await start(max_inflight_mb=1)
+    big = request("POST", f"/callback?{QUERY}", b'{"x":"' + b"a" * 700_000 + b'"}')
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(big * 6)
+
+    async with asyncio.timeout(20):
+        statuses = [(await read_answer(reader))[0] for _ in range(6)]
+    writer.close()
+
+    assert statuses == [200] * 6
+
+
+async def test_a_connection_goes_on_behind_a_body_that_nobody_wanted(start):
+    """A refusal by the head alone is answered at once; the body is thrown away and the next request is good."""
+    front = await start()
+    good = request("POST", f"/callback?{QUERY}", SAMPLE)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    refused = request("POST", "/none", b"x" * 300_000)
+    writer.write(refused[:200])
+    first = (await read_answer(reader))[0]
+    writer.write(refused[200:] + good)
+    async with asyncio.timeout(5):
+        second = (await read_answer(reader))[0]
+    writer.close()
+
+    assert (first, second) == (404, 200)
+
+
+async def test_a_body_that_nobody_wanted_has_to_end(start, monkeypatch):
+    """Its sender sees the answer, and loses the connection when it does not come to an end."""
+    monkeypatch.setattr("gateway.server.connection._LINGER_S", 0.1)
+    front = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(request("POST", "/none", b"x" * 1000)[:200])
+
+    async with asyncio.timeout(5):
+        assert (await read_answer(reader))[0] == 404
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_half_a_head_behind_a_request_has_a_deadline_too(start):
+    """It came while its predecessor was under way."""
+    front = await start(header_timeout_s=0.1, keepalive_timeout_s=60)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(request("POST", "/none", b"x" * 10)[:-1])
+    first = (await read_answer(reader))[0]
+    writer.write(b"x")
+    await writer.drain()
+    await asyncio.sleep(0.05)
+    writer.write(b"POST /callback HTTP/1.1\r\nHo")
+    async with asyncio.timeout(5):
+        second = (await read_answer(reader))[0]
+    writer.close()
+
+    assert (first, second) == (404, 408)
+
+
+async def test_what_is_under_way_at_the_end_is_answered(start):
+    """Stopping waits for a body that is coming, and for what the journal has; idle connections end at once."""
+    front = await start()
+    whole = request("POST", f"/callback?{QUERY}", SAMPLE)
+    idle, nobody = await asyncio.open_connection("127.0.0.1", front.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(whole[:-5])
+    async with asyncio.timeout(5):
+        while not any(not one.is_idle for one in front.server.connections):
+            await asyncio.sleep(0.01)
+    front.server.pre_shutdown()
+    ending = asyncio.ensure_future(front.server.shutdown(5))
+    async with asyncio.timeout(5):
+        assert await idle.read() == b""
+        writer.write(whole[-5:])
+        status, headers, _ = await read_answer(reader)
+        await ending
+    for one in (nobody, writer):
+        one.close()
+
+    assert (status, headers["connection"]) == (200, "close")
+    assert len(await front.stored()) == 1
+
+
+async def test_a_bug_of_ours_is_answered_500_and_named(start, monkeypatch, caplog):
+    """Whoever asked gets an answer, the log says where, and the next caller is served."""
+    front = await start()
+    with monkeypatch.context() as patch:
+        patch.setattr(receiver, "decide_body", lambda *given: 1 / 0)
+        status, headers, body = await front.post(f"/callback?{QUERY}")
+
+    assert (status, json.loads(body), headers["connection"]) == (500, refusal(500, "internal_error"), "close")
+    assert "ZeroDivisionError" in caplog.text
+    assert (await front.post(f"/callback?{QUERY}"))[0] == 200
 
 
 async def test_at_the_limit_the_longest_idle_connection_goes(start):

@@ -1,7 +1,7 @@
-"""aiohttp's server with what a public port needs: deadlines, limits, JSON for HTTP that it refuses itself.
+"""The server of the callback port: HTTP/1.x by aiohttp's parser, with what a public port needs around it.
 
-Knows nothing of callbacks. Handlers put the outcome of a request into ``response[OUTCOME]``; it is reported
-once the answer is written or the caller turns out to be gone.
+Deadlines, limits, and JSON for HTTP that is none. Knows nothing of callbacks: the receiver judges each
+request, makes its answer, and is told what became of it.
 """
 
 from gateway.server.front import FrontServer

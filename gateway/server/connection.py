@@ -1,140 +1,250 @@
-"""One connection of a caller: deadlines, and JSON for HTTP that aiohttp refuses itself."""
+"""One connection of a caller: its requests are judged and answered one after the other.
+
+There is no task, request or response object for a callback. What can be decided at once is; the answer to a
+callback comes when the journal has spoken, by ``_reply``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from aiohttp import StreamReader, web
-from aiohttp.web_protocol import RequestHandler, RequestPayloadError
+from aiohttp.tcp_helpers import tcp_keepalive
 
-from gateway import answer
+from gateway.errors import Refused
 from gateway.logs import where
-from gateway.outcome import OUTCOME, Outcome, refusal_response
+from gateway.outcome import Answer
+from gateway.server.clocks import Deadline, Idleness
+from gateway.server.exchange import Does, Exchange
+from gateway.server.requests import Body, Request, Requests, TakesAtOnce
 
 if TYPE_CHECKING:
     from gateway.server.front import FrontServer
 
 _log = logging.getLogger(__name__)
+_LINGER_S = 2.0
+"""How long the rest of a refused body is thrown away, so that its sender sees the answer."""
 
 
-class Connection(RequestHandler):
-    """One connection of a caller, with deadlines for its head and for taking its answers."""
+IDLE, READ, WAIT, STALL, LINGER, ENDED = Does
 
-    __slots__ = (
-        "_front",
-        "_head_deadline",
-        "_is_half_closed",
-        "_last_payload",
-        "_stall_deadline",
-        "has_stored",
-    )
 
-    def __init__(self, front: FrontServer, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
-        super().__init__(front, loop=loop, **kwargs)
+class Connection(TakesAtOnce):
+    """See the module. Bound: what one read brings, and one body."""
+
+    def __init__(self, front: FrontServer, loop: asyncio.AbstractEventLoop) -> None:
+        self._requests = Requests(self, loop, front.listen)
+        super().__init__(loop, self._requests.parser)
         self._front = front
-        self._head_deadline: asyncio.TimerHandle | None = None
-        self._stall_deadline: asyncio.TimerHandle | None = None
+        self._does = IDLE
+        self._body = Body(front.memory)
+        self._exchange = Exchange()
+        self._is_stepping = False
+        self._is_closing = False
         self._is_half_closed = False
-        self._last_payload: StreamReader | None = None
+        self._deadline = Deadline(loop, self._too_late)
+        """Of a head, a body, the taking of an answer, or lingering."""
+        self._idleness = Idleness(loop, front.listen.keepalive_timeout_s, self._too_idle)
+        self._answered: asyncio.Future[None] | None = None
         self.has_stored = False
         """A callback that came by it was stored."""
+        self.remote = ""
+
+    # What the transport tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert self.transport is not None
+        tcp_keepalive(self.transport)
+        self._idleness.start()
+        peer = self.transport.get_extra_info("peername")
+        self.remote = str(peer[0]) if isinstance(peer, tuple) else ""
+        self._front.connection_made(self, self.transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._front.connection_lost(self)
+        super().connection_lost(exc)
+        self._idleness.clear()
+        if self._does is READ:
+            self._front.reports.hung_up(None)
+            self._body.forget()
+        elif self._does is STALL:
+            self._front.reports.hung_up(self._exchange.outcome)
+        if self._does is not WAIT:  # else its answer comes, and finds nobody
+            self._does = ENDED
+        self._deadline.clear()
+        self._requests.clear()
+
+    def data_received(self, data: bytes) -> None:
+        if self._does is ENDED:
+            return
+        if self._requests.feed(data) and self._does is IDLE:
+            self._deadline.clear()
+        self._step()
+
+    def eof_received(self) -> bool:
+        """Keep the connection for answers that are owed; not under TLS, where no side can end alone."""
+        self._is_half_closed = True
+        is_plain = self.transport is not None and self.transport.get_extra_info("sslcontext") is None
+        return is_plain and not self._requests.is_amid_body and not self.is_idle
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._does is STALL:
+            assert self._exchange.outcome is not None
+            self._front.reports.answered(self._exchange.outcome, self._exchange.took_s)
+            self._go_on()
+            self._step()
+
+    # What the server asks
 
     @property
     def is_idle(self) -> bool:
-        """No request is under way; part of a head may have come, or the last answer waits to be taken."""
+        """No request is under way; part of a head may have come."""
         if self.transport is None or self.transport.is_closing():
             return True
-        if self._request_in_progress or self._messages:
-            return False
-        return self._waiter is not None or self._request_count == 0
+        return self._does is IDLE and not self._requests
 
-    def data_received(self, data: bytes) -> None:
-        parsed, last = self._request_count, self._last_payload
-        super().data_received(data)
-        if self._request_count > parsed:
-            if last is not None and not last.is_eof():
-                # Why: after a faulty chunk aiohttp has a fault for the next message, and none for this body.
-                last.set_exception(RequestPayloadError())
-            self._last_payload = self._messages[-1][1]
-            self._stop_clock()
-        # Why strip: an empty line before a request is to be ignored (RFC 9112, 2.2), so it starts no head.
-        elif data.strip(b"\r\n") and self.is_idle and self._head_deadline is None:
-            self._head_deadline = self._loop.call_later(self._front.listen.header_timeout_s, self._too_slow)
+    def close(self) -> None:
+        """Take no further request; end once the one under way is answered."""
+        self._is_closing = True
+        self._requests.clear()
+        if self._does in (IDLE, LINGER):
+            self._end()
 
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Keep the connection for answers that are owed; not under TLS, where no side can end alone."""
-        is_whole = self._last_payload is None or self._last_payload.is_eof()
-        is_plain = self.transport is not None and self.transport.get_extra_info("sslcontext") is None
-        self._is_half_closed = True
-        return is_plain and is_whole and not self.is_idle
+    async def shutdown(self, wait_s: float | None) -> None:
+        """Wait for the request under way, at most *wait_s* seconds, and end."""
+        self.close()
+        if self._does in (READ, WAIT):
+            self._answered = self._loop.create_future()
+            await asyncio.wait((self._answered,), timeout=wait_s)
+        if self._does is STALL:
+            self._front.reports.hung_up(self._exchange.outcome)
+        self._end()
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        wait_s = self._front.listen.body_timeout_s
-        self._stall_deadline = self._loop.call_later(wait_s, self._front.abort, self)
+    # The way of a request
 
-    def resume_writing(self) -> None:
-        if self._stall_deadline is not None:
-            self._stall_deadline.cancel()
-        super().resume_writing()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._stop_clock()
-        if self._stall_deadline is not None:
-            self._stall_deadline.cancel()
-        super().connection_lost(exc)
-
-    def _process_keepalive(self) -> None:
-        if self._head_deadline is None:
-            super()._process_keepalive()
-        else:  # a head that has begun is not idle, and has a deadline of its own
-            self._keepalive_handle = None
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer HTTP that aiohttp refused (400) or a fault of ours (500), without a word of the caller's."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun already")
-        if status >= 500:
-            _log.error("A request failed inside the gateway (%s); it was answered 500", where(exc))
-        response = refusal_response("internal_error" if status >= 500 else "bad_http", 1)
-        response.force_close()
-        return response
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        if self._front.is_draining or (self._is_half_closed and not self._messages):
-            resp.force_close()
-        is_gone = self._is_half_closed  # Why before writing: by then it has most likely given up
-        resp, is_reset = await super().finish_response(request, resp, start_time)
-        outcome: Outcome | None = resp.get(OUTCOME)
-        if outcome is None or is_reset or is_gone or self.transport is None:
-            self._front.reports.hung_up(outcome)
-        else:
-            self._front.reports.answered(outcome)
-        if outcome is not None and outcome.kind == "stored":
-            self.has_stored = True
-        return resp, is_reset
-
-    def _too_slow(self) -> None:
-        self._head_deadline = None
-        if self.transport is None or not self.is_idle:
+    def _step(self) -> None:
+        """Go on with what has come, and take up requests until one has to wait for something."""
+        if self._is_stepping:
             return
-        row = answer.REFUSALS["slow_head"]
-        head = "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        self.transport.write(f"{head}Content-Length: {len(row.body)}\r\n\r\n".encode() + row.body)
-        self._front.reports.answered(Outcome("refused", "slow_head"))
-        self.force_close()
+        self._is_stepping = True
+        try:
+            if self._does is READ:
+                self._read()
+            elif self._does is LINGER:
+                self._go_on()
+            while self._does is IDLE and (self._requests or self._requests.feed_rest()):
+                self._begin(self._requests.next())
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not end the connection without a word
+            _log.error("A request failed inside the gateway (%s); it was answered 500", where(error))
+            self._refuse("internal_error")
+        finally:
+            self._is_stepping = False
+        if self._requests.are_too_many != self._buffer_paused:
+            (self._resume_reading_for_buffer if self._buffer_paused else self._pause_reading_for_buffer)()
+        if self._does is IDLE and self._requests.has_half_a_head and not self._deadline.is_set:
+            self._deadline.set(self._front.listen.header_timeout_s)
 
-    def _stop_clock(self) -> None:
-        if self._head_deadline is not None:
-            self._head_deadline.cancel()
-            self._head_deadline = None
+    def _begin(self, request: Request | None) -> None:
+        if request is None:
+            self._refuse_unread("bad_http")
+            return
+        exchange = self._exchange
+        exchange.begin(*request)
+        exchange.ticket = self._front.receiver.judge(request[0], self.remote)
+        if isinstance(exchange.ticket, Answer):
+            self._reply(exchange.ticket)
+            return
+        self._does = READ
+        if exchange.is_asked and self.transport is not None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._read()
+        if self._does is READ:
+            self._deadline.set(self._front.listen.body_timeout_s)
+
+    def _read(self) -> None:
+        """Take what has come of the body; hand all of it to the receiver once it is there."""
+        exchange = self._exchange
+        assert exchange.payload is not None
+        try:
+            body = self._body.read(exchange.payload)
+        except Refused as refused:
+            self._refuse(refused.reason)
+            return
+        if body is not None:
+            self._deadline.clear()
+            self._does = WAIT
+            self._front.receiver.take(exchange.ticket, body, exchange.started_s, self._reply)
+
+    def _refuse(self, reason: str) -> None:
+        self._reply(self._front.receiver.refuse(Refused(reason)))
+
+    def _refuse_unread(self, reason: str) -> None:
+        self._exchange.begin(None)
+        self._refuse(reason)
+
+    def _reply(self, answer: Answer) -> None:
+        """Write *answer* to the request under way; then comes the next."""
+        front, exchange = self._front, self._exchange
+        self._body.forget()
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
+        if self.transport is None or self.transport.is_closing():
+            self._does = ENDED
+            front.reports.hung_up(answer.outcome)
+            return
+        front.touch(self)
+        self.has_stored |= answer.outcome.kind == "stored"
+        is_gone = self._is_half_closed  # Why: by then it has most likely given up
+        if is_gone and not self._requests and not self._requests.feed_rest():
+            exchange.is_last = True
+        exchange.is_last |= answer.is_last or self._is_closing or front.is_draining
+        self.transport.write(front.wire.write(answer, exchange.is_old, exchange.is_last, exchange.is_head))
+        if is_gone:
+            front.reports.hung_up(answer.outcome)
+        elif self._paused:
+            self._does, exchange.outcome = STALL, answer.outcome
+            self._deadline.set(front.listen.body_timeout_s)
+            return
+        else:
+            front.reports.answered(answer.outcome, exchange.took_s)
+        self._go_on()
+        self._step()
+
+    def _go_on(self) -> None:
+        """Be ready for the next request, or end, once nothing more comes of this one."""
+        if self._exchange.has_rest():
+            if self._does is not LINGER:
+                self._does = LINGER
+                self._deadline.set(_LINGER_S)
+        elif self._exchange.is_last:
+            self._end()
+        else:
+            self._deadline.clear()
+            self._does = IDLE
+            self._idleness.touch()
+
+    def _end(self) -> None:
+        """Close once what was written is taken."""
+        self._does = ENDED
+        self._deadline.clear()
+        self._requests.clear()
+        if self.transport is not None:
+            self.transport.close()
+
+    def _too_late(self) -> None:
+        if self._does is IDLE:
+            self._refuse_unread("slow_head")
+        elif self._does is READ:
+            self._refuse("slow_body")
+        elif self._does is STALL:
+            self._front.abort(self)
+        elif self._does is LINGER:
+            self._end()
+
+    def _too_idle(self) -> None:
+        # Why the deadline: a head that has begun is not idle, and has one of its own.
+        if self._does is IDLE and not self._deadline.is_set:
+            self._end()

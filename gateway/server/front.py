@@ -3,88 +3,106 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http import RawRequestMessage
 
 from gateway.config import Listen
+from gateway.errors import Refused
 from gateway.networks import Networks, plain
-from gateway.outcome import Reports
+from gateway.outcome import Answer, Reports
 from gateway.server.connection import Connection
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-# Why silenced: aiohttp logs the stranger's bytes with every bad request; what matters of it we count.
-_quiet = logging.getLogger(f"{__name__}.aiohttp")
-_quiet.addHandler(logging.NullHandler())
-_quiet.propagate = False
+from gateway.server.requests import Memory
+from gateway.server.wire import Wire
 
 
-class FrontServer(web.Server):
-    """The server of ``listen``: makes Connections and keeps their number within ``max_connections``."""
+class Handler(Protocol):
+    """Who decides on requests."""
 
-    def __init__(self, handler: Handler, listen: Listen, reports: Reports, max_connections: int) -> None:
-        super().__init__(
-            handler,
-            keepalive_timeout=listen.keepalive_timeout_s,
-            max_line_size=listen.max_header_bytes,
-            max_field_size=listen.max_header_bytes,
-            max_headers=listen.max_headers,
-            lingering_time=2.0,
-            auto_decompress=False,
-            access_log=None,
-            logger=_quiet,
-        )
+    def judge(self, message: RawRequestMessage, remote: str) -> object:
+        """Return the answer to a request by its head alone, or whatever ``take`` is to get of it."""
+        ...
+
+    def take(self, ticket: Any, body: bytes, started_s: float, reply: Callable[[Answer], None]) -> None:
+        """Decide on a whole request; *reply* is called once, now or later.
+
+        *started_s* is when its head had come, by ``time.perf_counter``.
+        """
+        ...
+
+    def refuse(self, refused: Refused) -> Answer:
+        """Return the answer to what the server itself refuses."""
+        ...
+
+
+class FrontServer:
+    """The server of ``listen``: makes Connections and keeps their number within ``max_connections``.
+
+    Has what ``web.ServerRunner`` asks of a server: being called, ``pre_shutdown``, ``shutdown``.
+    """
+
+    def __init__(self, receiver: Handler, listen: Listen, reports: Reports, max_connections: int) -> None:
+        self.receiver = receiver
         self.listen = listen
         self.reports = reports
+        self.wire = Wire()
         self.max_connections = max_connections
+        self.memory = Memory(listen)
         self.is_draining = False
         # Why ordered: the first one that is idle is the one that has been so for longest.
-        self._by_activity: dict[RequestHandler, asyncio.Transport] = {}
+        self._by_activity: dict[Connection, asyncio.Transport] = {}
         self._networks = Networks.of((), listen.trusted_proxies)
-        self._peers: dict[RequestHandler, str] = {}
+        self._peers: dict[Connection, str] = {}
         self._per_peer: Counter[str] = Counter()
 
     def __call__(self) -> Connection:
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return Connection(self, asyncio.get_running_loop())
+
+    @property
+    def connections(self) -> list[Connection]:
+        return list(self._by_activity)
+
+    def pre_shutdown(self) -> None:
+        """Let every connection take no further request."""
+        for connection in self.connections:
+            connection.close()
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's protocol
+        """Wait for the requests under way, each at most *timeout* seconds, and end all connections."""
+        await asyncio.gather(*(connection.shutdown(timeout) for connection in self.connections))
 
     @property
     def open_connections(self) -> int:
         return len(self._by_activity)
 
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
+    def connection_made(self, handler: Connection, transport: asyncio.Transport) -> None:
         if not self.admit(handler, transport.get_extra_info("peername")):
-            # Why later: lost before its task has begun, a handler of aiohttp fails with a stack trace.
-            self._loop.call_soon(transport.abort)
+            transport.abort()
             return
         self._by_activity[handler] = transport
         if len(self._by_activity) > self.max_connections:
             self._evict(handler)
 
-    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        super().connection_lost(handler, exc)
+    def connection_lost(self, handler: Connection) -> None:
         self._by_activity.pop(handler, None)
         self.dismiss(handler)
 
-    def touch(self, handler: object) -> None:
+    def touch(self, handler: Connection) -> None:
         """Note that *handler*'s connection served a request just now."""
-        if isinstance(handler, RequestHandler) and handler in self._by_activity:
-            self._by_activity[handler] = self._by_activity.pop(handler)
+        transport = self._by_activity.pop(handler, None)
+        if transport is not None:
+            self._by_activity[handler] = transport
 
-    def abort(self, handler: RequestHandler) -> None:
+    def abort(self, handler: Connection) -> None:
         """End the connection now, whatever was not taken of its answers."""
         transport = self._by_activity.pop(handler, None)
-        handler.force_close()
         if transport is not None:
-            # Why at once: what was written last would wait for a caller that may never take it.
+            # Why not close: what was written last would wait for a caller that may never take it.
             transport.abort()
 
-    def admit(self, handler: RequestHandler, address: Any) -> bool:
+    def admit(self, handler: Connection, address: Any) -> bool:
         """Count the connection for its peer, unless that has as many as it may have; once is enough."""
         most = self.listen.max_connections_per_peer
         if not most or not address or handler in self._peers or self._networks.is_proxy(address[0]):
@@ -97,7 +115,7 @@ class FrontServer(web.Server):
         self._per_peer[peer] += 1
         return True
 
-    def dismiss(self, handler: RequestHandler) -> None:
+    def dismiss(self, handler: Connection) -> None:
         """Take back what ``admit`` counted."""
         peer = self._peers.pop(handler, None)
         if peer is not None:
@@ -105,12 +123,12 @@ class FrontServer(web.Server):
             if not self._per_peer[peer]:
                 del self._per_peer[peer]
 
-    def _evict(self, newest: RequestHandler) -> None:
+    def _evict(self, newest: Connection) -> None:
         """End the longest idle connection, rather one by which no callback has come yet."""
         oldest: Connection | None = None
         oldest_idle: Connection | None = None
         for one in self._by_activity:
-            if one is newest or not isinstance(one, Connection):
+            if one is newest:
                 continue
             oldest = oldest or one
             if one.is_idle:

@@ -1,0 +1,52 @@
+"""Counts what becomes of requests: answered = refused (by reason) + probes + stored; hang-ups apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway import answer
+from gateway.metrics import Metrics
+from gateway.outcome import Outcome, Reports
+
+
+class Tally(Reports):
+    """The counters of the callback port."""
+
+    def __init__(self, app_ids: Iterable[str], metrics: Metrics) -> None:
+        self._metrics = metrics
+        # Why now: a sum over a series that is not there yet is nothing, and so is an alert on its silence.
+        self._count_stored = {app_id: metrics.callbacks_stored.labels(app_id) for app_id in app_ids}
+        self._last_callback = {app_id: metrics.last_callback.labels(app_id) for app_id in app_ids}
+        for reason in (*answer.REFUSALS, "before_unstored"):
+            metrics.requests_refused.labels(reason)
+        for is_stored in ("yes", "no"):
+            metrics.requests_hangups.labels(is_stored)
+
+    def answered(self, outcome: Outcome, took_s: float | None) -> None:
+        self._metrics.requests_answered.inc()
+        if took_s is not None:
+            self._metrics.answer_seconds.observe(took_s)
+        if outcome.kind == "refused":
+            self._metrics.requests_refused.labels(outcome.label).inc()
+        elif outcome.kind == "probe":
+            self._metrics.requests_probes.inc()
+        else:
+            self._count_stored[outcome.label].inc()
+            if outcome.is_late:
+                self._metrics.answers_late.inc()
+
+    def hung_up(self, outcome: Outcome | None) -> None:
+        is_stored = outcome is not None and outcome.kind == "stored"
+        self._metrics.requests_hangups.labels("yes" if is_stored else "no").inc()
+
+    def evicted(self) -> None:
+        self._metrics.connections_evicted.inc()
+
+    def turned_away(self) -> None:
+        self._metrics.connections_refused.inc()
+
+    def handshake_failed(self) -> None:
+        self._metrics.handshakes_failed.inc()
+
+    def _note_callback(self, app_id: str, received_ms: int) -> None:
+        self._last_callback[app_id].set(received_ms / 1000)

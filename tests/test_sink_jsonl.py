@@ -1,21 +1,26 @@
 """The jsonl sink: whole lines, one writer, nothing acknowledged is lost."""
 
 import errno
+import json
 import logging
 import os
 import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gateway.config import JsonlSink
 from gateway.errors import Unavailable
 from gateway.event import Event
-from gateway.sinks.jsonl import LineFile
+from gateway.sinks import lines
+from gateway.sinks.lines import LineFile
 from tests.sink_events import exit_event
 from tests.sink_places import JsonlPlace
 
@@ -26,13 +31,16 @@ def path(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def opened(path: Path, rotate_bytes: int = 0) -> Iterator[LineFile]:
-    file = LineFile(path, rotate_bytes, "audit")
-    file.open()
-    try:
-        yield file
-    finally:
-        file.close()
+def opened(path: Path, rotate_bytes: int = 0, now_s: Any = time.time, **settings: Any) -> Iterator[LineFile]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_MB", 1)
+        config = JsonlSink(kind="jsonl", path=path, rotate_mb=rotate_bytes, **settings)
+        file = LineFile(config, "audit", now_s)
+        file.open()
+        try:
+            yield file
+        finally:
+            file.close()
 
 
 async def test_a_line_is_the_event_byte_for_byte(tmp_path: Path) -> None:
@@ -254,25 +262,33 @@ def test_a_file_that_can_not_be_put_aside_loses_nothing(path: Path, monkeypatch:
 
 
 WRITER = """
-import sys
+import json, sys
 from pathlib import Path
-from gateway.sinks.jsonl import LineFile
-file = LineFile(Path(sys.argv[1]), 0, "audit")
+from gateway.config import JsonlSink
+from gateway.sinks.lines import LineFile
+settings = json.loads(sys.argv[2])
+file = LineFile(JsonlSink(kind="jsonl", path=Path(sys.argv[1]), **settings), "audit")
 file.open()
-for number in range(10**9):
+for number in range(int(sys.argv[3]), 10**9):
     file.append([b'{"id":"%d","pad":"%s"}' % (number * 3 + at, b"x" * 50_000) for at in range(3)])
     print(number * 3 + 2, flush=True)
 """
 
 
-def test_a_killed_writer_loses_nothing_that_it_acknowledged(path: Path) -> None:
-    """kill -9 in the middle of a batch: whole lines only, each acknowledged one among them, the lock free."""
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as writer:
+def killed_writer(path: Path, batches: int, first: int = 0, **settings: Any) -> int:
+    """Let a process write, kill it after so many batches; return the last number that it acknowledged."""
+    command = [sys.executable, "-c", WRITER, str(path), json.dumps(settings), str(first)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
-        for _ in range(20):
+        for _ in range(batches):
             acknowledged = int(writer.stdout.readline())
         writer.send_signal(signal.SIGKILL)
-        acknowledged = max(acknowledged, *(int(line) for line in writer.stdout), 0)
+        return max(acknowledged, *(int(line) for line in writer.stdout), 0)
+
+
+def test_a_killed_writer_loses_nothing_that_it_acknowledged(path: Path) -> None:
+    """kill -9 in the middle of a batch: whole lines only, each acknowledged one among them, the lock free."""
+    acknowledged = killed_writer(path, 20)
     with path.open("ab") as file:
         file.write(b'{"id":"torn","pad":"xxx')
     with opened(path):

@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, SecretStr, Tag, field_validator, mode
 
 from gateway.config.amqp import AmqpSink
 from gateway.config.base import STREAM as _STREAM
-from gateway.config.base import File, Target, Whole
+from gateway.config.base import File, Number, Target, Whole
 from gateway.config.databases import MysqlSink, PostgresSink, SqliteSink
 from gateway.config.sink import SinkBase
 
@@ -33,6 +33,11 @@ class JsonlSink(SinkBase):
     kind: Literal["jsonl"]
     path: File
     rotate_mb: Annotated[Whole, Field(ge=0)] = 256
+    rotate_h: Annotated[Number, Field(ge=0, le=876_000, allow_inf_nan=False)] = 0
+    gzip: bool = False
+    keep_files: Annotated[Whole, Field(ge=0)] = 0
+    keep_d: Annotated[Number, Field(ge=0, le=36_500, allow_inf_nan=False)] = 0
+    fsync: Literal["always", "interval", "never"] = "always"
 
 
 class PythonSink(SinkBase):

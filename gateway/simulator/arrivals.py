@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +13,11 @@ from urllib.parse import unquote, urlsplit
 from gateway.config import JsonlSink, MysqlSink, PostgresSink, RedisSink, SinkBase, SqliteSink
 from gateway.errors import ConfigError, Unavailable
 from gateway.event import parse_json
+from gateway.simulator.lines import LineFiles
 
 if TYPE_CHECKING:
     import pymysql
 
-_ROTATED = re.compile(r"\.\d{8}T\d{6}Z(?:-\d+)?")
 _EVENT_DEPTH = 128
 _BUSY_TIMEOUT_S = 5.0
 _DATABASE_TIMEOUT_S = 30.0
@@ -74,42 +71,24 @@ def arrival_of(body: bytes) -> Arrival | None:
 
 
 class _Lines:
-    """The file of a jsonl sink and those put aside as ``<path>.<UTC time>``."""
-
     def __init__(self, path: Path) -> None:
-        self._path = path.absolute()
-        self._read_bytes: dict[tuple[int, int], int] = {}  # by device and inode: a rename changes neither
+        self._path = path
+        self._files = LineFiles(path)
 
     async def new(self) -> list[Arrival]:
-        return await asyncio.to_thread(self._new)
+        found: list[Arrival] = []
 
-    def _new(self) -> list[Arrival]:
+        def take(line: bytes) -> None:
+            arrival = arrival_of(line)
+            if arrival is not None:
+                found.append(arrival)
+
         try:
-            found = [arrival_of(line) for path in self._files() for line in self._lines(path)]
+            await asyncio.to_thread(self._files.read, take)
         except OSError as error:
-            raise Unavailable("no_file", f"{self._path}: {error.strerror}") from error
-        return [one for one in found if one is not None]
-
-    def _files(self) -> Iterator[Path]:
-        # Why this one first: rotated a moment later it is found again under its new name, the other way it
-        # could be missed.
-        if self._path.exists():
-            yield self._path
-        if self._path.parent.exists():
-            for path in sorted(self._path.parent.iterdir()):
-                if path.name.startswith(self._path.name) and _ROTATED.fullmatch(
-                    path.name[len(self._path.name) :]
-                ):
-                    yield path
-
-    def _lines(self, path: Path) -> Iterator[bytes]:
-        with path.open("rb") as file:
-            key = _identity(file.fileno())
-            file.seek(self._read_bytes.get(key, 0))
-            for line in file:
-                if line.endswith(b"\n"):  # else it is being written
-                    self._read_bytes[key] = self._read_bytes.get(key, 0) + len(line)
-                    yield line
+            if not found:  # else what was read counts, and the next look says it again
+                raise Unavailable("no_file", f"{self._path}: {error.strerror}") from error
+        return found
 
 
 class _SqliteRows:
@@ -240,8 +219,3 @@ def _mysql(sink: MysqlSink) -> pymysql.Connection[pymysql.cursors.Cursor]:
         connect_timeout=_DATABASE_TIMEOUT_S, read_timeout=_DATABASE_TIMEOUT_S,
         ssl_disabled=sink.tls == "never", **tls,
     )  # fmt: skip
-
-
-def _identity(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino

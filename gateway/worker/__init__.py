@@ -140,11 +140,16 @@ class Worker:
         """Take events and hand them to their lanes for ever."""
         most, wait_s = self._config.batch_max_events, self._config.batch_max_wait_ms / 1000
         while True:
-            while self._blocked() > self._prefetch // 2:
-                shift.room.clear()
-                await shift.room.wait()
+            while not self._may_take():
+                shift.changed.clear()
+                await shift.changed.wait()
             # Why in one: a variable would hold the last batch in memory while nothing comes.
             self._hand_out(await shift.consumer.take(most, wait_s))
+
+    def _may_take(self) -> bool:
+        """Say whether a lane has nothing to do, and not too much is held for ``order: strict``."""
+        # Why not ahead: batches grow in the consumer while lanes write, and small ones cost more each.
+        return any(lane.is_idle for lane in self._lanes) and self._blocked() <= self._prefetch // 2
 
     def _hand_out(self, deliveries: Sequence[Delivery]) -> None:
         if self._broker_fault:

@@ -41,6 +41,11 @@ class Lane:
         return len(self._queue) + self._in_hand
 
     @property
+    def is_idle(self) -> bool:
+        """Nothing is in hand, and nothing ready to be written."""
+        return not self._in_hand and self._queue.ready_in(time.monotonic()) != 0
+
+    @property
     def blocked(self) -> int:
         """How many of them wait for one of their conversation that fails."""
         return self._strict.queue.held if self._strict is not None else 0
@@ -88,6 +93,7 @@ class Lane:
         """
         while (wait_s := self._queue.ready_in(time.monotonic())) != 0 and not shift.ended.is_set():
             self._arrived.clear()
+            shift.changed.set()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._arrived.wait()
@@ -99,9 +105,9 @@ class Lane:
         part = self._queue.take(self._bench.config.batch_max_events, now_s)
         self._hand_since_s, self._in_hand = part[0][0], len(part)
         await self._bring(shift, [delivery for _, delivery in part])
-        self._in_hand = 0
         if self._strict is not None:
             await self._strict.settle(shift, part)
+        self._in_hand = 0
         return True
 
     async def _bring(self, shift: Shift, deliveries: Sequence[Delivery]) -> None:

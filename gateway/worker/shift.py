@@ -42,8 +42,8 @@ class Shift:
     def __init__(self, consumer: Consumer) -> None:
         self.consumer = consumer
         self.ended = asyncio.Event()
-        self.room = asyncio.Event()
-        """Set when a conversation that was held may go on."""
+        self.changed = asyncio.Event()
+        """Set when a lane has nothing to do."""
         self.why = ""
 
     def end(self, why: str = "") -> None:

@@ -44,7 +44,6 @@ class Strict:
             elif self.queue.failed(taken, time.monotonic()) > self._bench.config.strict_hold_s:
                 await self._park(shift, delivery.key, why)
         self._tell(next(iter(failing.values()), None))
-        shift.room.set()
 
     def reset(self) -> None:
         """Forget everything: the consumer that it came from is closed."""

@@ -255,3 +255,21 @@ async def test_bindings_of_older_patterns_bring_nothing_to_the_sink(make, work, 
     await until(is_counted, "the one passed over")
     await is_drained(broker)
     assert len([one for one in caplog.messages if "none of its patterns matches" in one]) == 1
+
+
+async def test_a_delayed_retry_survives_a_restart_of_the_broker(make, rabbitmq):
+    """Nobody has to remember it: it comes again by itself, with attempt and history."""
+    broker = make(SINKS)
+    await publish(broker, event(1))
+    async with broker.consumer("one", 10) as consumer:
+        [delivery] = await asyncio.wait_for(consumer.take(1, 0), 10)
+        await consumer.retry(delivery, "busy")
+    await broker.close()
+    await asyncio.to_thread(rabbitmq.stop)
+    await asyncio.to_thread(rabbitmq.start)
+    async with make(SINKS).consumer("one", 10) as consumer:
+        [again] = await asyncio.wait_for(consumer.take(1, 0), 30)
+        await consumer.ack([again])
+
+    assert (again.message_id, again.attempt) == (event(1).id, 2)
+    assert str(again.headers["history"]).endswith(" one busy")

@@ -31,8 +31,9 @@ class Sink(Protocol):
         """Make *events* durable; on return every event not named in the result is durable here.
 
         The result maps an index to Poison (this event can never be written) or Unavailable (this one event
-        later). Raising Unavailable means: unknown which were written, all come again. Raising Poison means
-        that of one or more of them, without saying of which: they come again in halves.
+        later; where it names a time, ``wait_s``, the whole sink waits so long and these come next). Raising
+        Unavailable means: unknown which were written, all come again. Raising Poison means that of one or
+        more of them, without saying of which: they come again in halves.
         """
         ...
 

@@ -45,6 +45,7 @@ class Standing:
 
     def token(self, reason: str) -> str:
         """Return *reason* if it may label a metric: a token, and one of few; a sink may be anybody's code."""
+        reason = str(reason)
         if reason not in self._reasons:
             if len(self._reasons) >= _MOST_REASONS or not _TOKEN.fullmatch(reason):
                 return "other"

@@ -9,7 +9,13 @@ from tests.crash.scene import Scene
 from tests.tcp_proxy import TcpProxy
 
 SMALL_BATCHES = {
-    "crm": {"kind": "postgres", "batch_max_events": 50, "batch_max_wait_ms": 0, "write_timeout_s": 5},
+    "crm": {
+        "kind": "postgres",
+        "batch_max_events": 50,
+        "batch_max_wait_ms": 0,
+        "write_timeout_s": 5,
+        "concurrency": 4,
+    },
     "audit": {"kind": "jsonl", "path": "var/events.jsonl"},
 }
 

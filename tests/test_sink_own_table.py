@@ -422,3 +422,155 @@ async def test_a_batch_is_one_statement(database: Database, monkeypatch: pytest.
     await sink.close()
 
     assert len(calls) == 1
+
+
+@pytest.fixture
+def on_postgres(request: pytest.FixtureRequest) -> PostgresPlace:
+    return PostgresPlace(request.getfixturevalue("postgres"), request.getfixturevalue("pg_dsn"))
+
+
+@pytest.fixture
+def on_mysql(request: pytest.FixtureRequest) -> MysqlPlace:
+    return MysqlPlace(request.getfixturevalue("mariadb"), request.getfixturevalue("mysql_dsn"))
+
+
+ALL_KINDS = {
+    "table": "crm.Everything",
+    "columns": {
+        name: f"data.{name}" for name in ("names", "numbers", "doc", "word", "price", "day", "flag", "fixed")
+    }
+    | {"id": "id", "at": "time"},
+    "key": ["id"],
+}
+
+
+async def test_types_of_postgresql_take_what_fits(on_postgres: PostgresPlace) -> None:
+    """Arrays, documents, numbers, dates, enumerations and another schema; none of it is cut, or text by accident."""
+    await on_postgres.run(
+        "CREATE SCHEMA crm",
+        "CREATE TYPE mood AS ENUM ('good', 'bad')",
+        'CREATE TABLE crm."Everything" (id text PRIMARY KEY, at timestamptz, names text[], numbers bigint[], doc jsonb,'
+        " word mood, price numeric(6,2), day date, flag boolean, fixed char(3))",
+    )
+    good = {
+        "names": ["a", "b,\"c'"], "numbers": [1, 2**53], "doc": "text", "word": "good", "price": 12.5,
+        "day": "2026-01-31", "flag": True, "fixed": "abc",
+    }  # fmt: skip
+    wrong = {"names": "a", "numbers": ["x"], "word": "fair", "price": 99_999, "day": "31.1.", "fixed": "abcd"}
+    batch = [cloud_event("good", "im.unknown", good), cloud_event("none", "im.unknown", {})]
+    batch += [cloud_event(name, "im.unknown", {**good, name: value}) for name, value in wrong.items()]
+    (failures,) = await write(on_postgres, ALL_KINDS, batch)
+    rows = await on_postgres.run(
+        "SELECT id, names, numbers, doc #>> '{}' AS doc, word::text, price::text, day::text, flag, fixed, at::text"
+        ' FROM crm."Everything" ORDER BY id'
+    )
+
+    assert set(failures) == set(range(2, len(batch)))
+    assert [tuple(row) for row in rows] == [
+        ("good", good["names"], good["numbers"], "text", "good", "12.50", "2026-01-31", True, "abc", "2022-12-09 08:26:54.123+00"),
+        ("none", *[None] * 8, "2022-12-09 08:26:54.123+00"),
+    ]  # fmt: skip
+
+
+async def test_types_of_mysql_take_what_fits(on_mysql: MysqlPlace) -> None:
+    """Times become UTC in each type of time; numbers and words beyond a type are poison, and never cut or 0."""
+    on_mysql.run(
+        "CREATE TABLE everything (id varchar(9) PRIMARY KEY, at timestamp(3) NULL, day date, n tinyint, word enum('good'),"
+        " price decimal(6,2))"
+    )
+    names = ("at", "day", "n", "word", "price")
+    keys = {
+        "table": "everything",
+        "columns": {"id": "id", **{name: f"data.{name}" for name in names}},
+        "key": ["id"],
+    }
+    good = {"at": "2026-01-31T23:00:00.5+01:00", "day": TIME, "n": 127, "word": "good", "price": 12.5}
+    wrong = {"at": "yesterday", "day": "31.1.", "n": 128, "word": "fair", "price": 99_999}
+    batch = [cloud_event("good", "im.unknown", good), cloud_event("none", "im.unknown", {})]
+    batch += [cloud_event(name, "im.unknown", {**good, name: value}) for name, value in wrong.items()]
+    (failures,) = await write(on_mysql, keys, batch)
+
+    assert set(failures) == set(range(2, len(batch)))
+    assert on_mysql.run(
+        "SET time_zone = '+00:00'",
+        "SELECT id, CAST(at AS CHAR), CAST(day AS CHAR), n, word, CAST(price AS CHAR) FROM everything ORDER BY id",
+    ) == [("good", "2026-01-31 22:00:00.500", "2022-12-09", 127, "good", "12.50"), ("none", *[None] * 5)]
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ("UNIQUE (v)", "ambiguous_key.*unique index v"),
+        ("UNIQUE (k(3))", "ambiguous_key.*unique index k_2|ambiguous_key.*unique index k "),
+        ("UNIQUE (k, v)", None),
+        ("UNIQUE (v, other)", None),
+    ],
+)
+async def test_mysql_is_not_let_to_choose_the_row(on_mysql: MysqlPlace, index: str, said: str | None) -> None:
+    """ON DUPLICATE KEY takes any unique index; one that could catch an event before the key does is refused."""
+    on_mysql.run(f"CREATE TABLE last_seen (k varchar(9) PRIMARY KEY, v varchar(9), other int, {index})")
+    if said is None:
+        assert await write(on_mysql, GROUP, [happened("1", 0)]) == [{}]
+        return
+    with pytest.raises(Unavailable, match=said):
+        await write(on_mysql, GROUP)
+
+
+@pytest.mark.parametrize("kind", ["on_postgres", "on_mysql"])
+async def test_a_version_column_that_is_too_short_is_told(kind: str, request: pytest.FixtureRequest) -> None:
+    """Else every event would be parked for it."""
+    place = request.getfixturevalue(kind)
+    await sql(
+        place, "CREATE TABLE last_seen (k varchar(9) PRIMARY KEY, v varchar(9), im_version varchar(119))"
+    )
+    with pytest.raises(Unavailable, match="too short a column im_version"):
+        await write(place, GROUP)
+
+
+async def test_rights_to_read_add_and_change_are_enough_on_postgresql(on_postgres: PostgresPlace) -> None:
+    """Where the version column is there; where it is not, the sentence says what the role lacks."""
+    role = f"own_{on_postgres.dsn.rpartition('/')[2]}"
+    table = "CREATE TABLE last_seen (k text PRIMARY KEY, v text, im_version text)"
+    await on_postgres.run(
+        table,
+        f"CREATE ROLE {role} LOGIN PASSWORD 'pw'",
+        f"GRANT SELECT, INSERT, UPDATE ON last_seen TO {role}",
+    )
+    own, on_postgres.dsn = on_postgres.dsn, f"postgresql://{role}:pw@{on_postgres.dsn.partition('@')[2]}"
+    try:
+        assert await write(on_postgres, GROUP, [happened("2", 2)], [happened("1", 1)]) == [{}, {}]
+        with pytest.raises(Unavailable, match=r"no_rights.*must be owner"):
+            await write(on_postgres, {**GROUP, "version_column": "seen"})
+    finally:
+        on_postgres.dsn = own
+        await on_postgres.run(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+    assert await values(on_postgres) == [("k", "2")]
+
+
+async def test_a_file_of_the_users_keeps_its_journal_mode(tmp_path: Path) -> None:
+    """Other programs may count on it."""
+    place = SqlitePlace(tmp_path)
+    await sql(
+        place, "PRAGMA journal_mode = WAL", "CREATE TABLE last_seen (k TEXT PRIMARY KEY, v TEXT) STRICT"
+    )
+    failures = await write(
+        place, GROUP, [happened("1", 0), happened("2", 0, "m", v=["x"]), happened("3", 1, 2**63)]
+    )
+
+    assert {at: one.reason for at, one in failures[0].items()} == {2: "refused_by_database"}
+    assert place.rows("PRAGMA journal_mode") == [("wal",)]
+    assert await values(place) == [("k", "1"), ("m", '["x"]')]
+
+
+async def test_a_unique_index_of_the_users_keeps_its_word(database: Database) -> None:
+    """An event that breaks it is parked, and changes no other row."""
+    if isinstance(database, MysqlPlace):
+        pytest.skip("refused at the start there")
+    await sql(database, "CREATE TABLE last_seen (k varchar(9) PRIMARY KEY, v varchar(9) UNIQUE)")
+    (failures,) = await write(
+        database, GROUP, [happened("1", 0, "a", v="x"), happened("2", 1, "b", v="x"), happened("3", 2, "c")]
+    )
+
+    assert set(failures) in ({0}, {1})
+    assert len(await values(database)) == 2

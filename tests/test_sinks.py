@@ -1,6 +1,7 @@
 """What every sink owes its worker, tried on each kind with its real place."""
 
 import asyncio
+import random
 from pathlib import Path
 
 import pytest
@@ -317,6 +318,35 @@ async def test_two_workers_that_start_at_once_share_a_database(database: Place) 
 
     assert sorted(await ids(database)) == [event.id for event in batch]
     assert len(await database.exits()) == 600
+
+
+async def test_redeliveries_and_copies_leave_exactly_what_was_sent(database: Place) -> None:
+    """Each event up to four times, in any order and batches, by two workers at once, one of which is cut off: once each."""
+    chance = random.Random(3)
+    events = [exit_event(f"{at:03d}", members=[f"a{at}", f"b{at}"]) for at in range(200)]
+    sent = [event for event in events for _ in range(chance.randint(1, 4))]
+    chance.shuffle(sent)
+
+    async def work(batches: list[list[Event]]) -> None:
+        sink = database.sink()
+        for batch in batches:
+            await sink.open()
+            writing = asyncio.ensure_future(sink.write(batch))
+            if chance.random() < 0.3:
+                await asyncio.sleep(chance.random() * 0.01)
+                writing.cancel()
+                await asyncio.wait([writing])
+                await sink.open()
+                writing = asyncio.ensure_future(sink.write(batch))
+            assert await writing == {}
+        await sink.close()
+
+    cut = [sent[at : at + 40] for at in range(0, len(sent), 40)]
+    await asyncio.gather(work(cut[::2]), work(cut[1::2]))
+
+    assert sorted(await ids(database)) == [event.id for event in events]
+    exits = sorted((row.event_id, row.member) for row in await database.exits())
+    assert exits == [(f"{at:03d}", f"{who}{at}") for at in range(200) for who in "ab"]
 
 
 async def test_exits_are_found_by_what_is_asked(database: Place) -> None:

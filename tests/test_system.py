@@ -10,7 +10,9 @@ import urllib.error
 import urllib.request
 from contextlib import closing
 from itertools import pairwise
+from urllib.parse import urlsplit
 
+import pymysql
 import pytest
 
 from tests.gateway_process import SAMPLE, Gateway, eventually, number_of
@@ -349,6 +351,63 @@ def test_a_worker_killed_thirty_times_drops_nothing(make, amqp_url, pg_dsn):
     assert sorted(found) == sorted(f"u{number}" for number in range(200))
 
 
+@pytest.mark.timeout(240)
+def test_workers_into_mysql_killed_under_load_leave_what_was_sent(make, amqp_url, mysql_dsn):
+    """kill -9 in the middle of batches, callbacks sent twice among them: both tables have each event once."""
+    own = {
+        "table": "left_members", "each": "data.members", "columns": {"member": "item", "left_at": "time"},
+        "key": ["member"],
+    }  # fmt: skip
+    both = {"kind": "mysql", "dsn": mysql_dsn, "batch_max_events": 20, "batch_max_wait_ms": 0}
+    gateway = make(broker={"url": amqp_url}, sinks={"crm": both, "own": {**both, **own}})
+    gateway.start("serve")
+    senders = [gateway.sender() for _ in range(2)]
+    threads = [
+        threading.Thread(target=_send_some_twice, args=(sender, range(at * 1000, at * 1000 + 500)))
+        for at, sender in enumerate(senders)
+    ]
+    for thread in threads:
+        thread.start()
+    for life in range(8):
+        worker = gateway.start("work", wait=False)
+        eventually(lambda: _is_taking(gateway) or worker.poll() is not None, "the worker takes events")  # noqa: B023
+        assert worker.poll() is None, gateway.logs()
+        time.sleep(0.03 * (life % 4))
+        worker.kill()
+        worker.wait()
+    for thread in threads:
+        thread.join()
+    gateway.start("work")
+    sent = sorted({number for sender in senders for number in sender.acknowledged})
+
+    eventually(lambda: len(_members(gateway)) >= 1000, "all exits", 60)
+    eventually(lambda: len(_left_members(mysql_dsn)) >= 1000, "all rows", 60)
+    assert len(sent) == 1000
+    assert sorted(_members(gateway)) == sorted(f"u{number}" for number in sent)
+    assert _left_members(mysql_dsn) == sorted(
+        (f"u{number}", f"2022-12-09T08:26:5{4 + (123 + number) // 1000}.{(123 + number) % 1000:03d}Z")
+        for number in sent
+    )
+
+
+def _send_some_twice(sender, numbers):
+    for number in numbers:
+        for _ in range(2 if number % 3 == 0 else 1):
+            sender.post(number)
+
+
+def _left_members(dsn):
+    url = urlsplit(dsn)
+    with (
+        pymysql.connect(
+            host=url.hostname, port=url.port, user=url.username, password=url.password, database=url.path[1:]
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT member, left_at FROM left_members ORDER BY member")
+        return list(cursor.fetchall())
+
+
 def _is_taking(gateway):
     try:
         return gateway.metrics(gateway.worker_port)["gateway_sink_available{sink=crm}"] == 1
@@ -357,7 +416,7 @@ def _is_taking(gateway):
 
 
 def _members(gateway):
-    return [one["member"] for one in json.loads(gateway.command("exits", "--json", "--limit", "1000"))]
+    return [one["member"] for one in json.loads(gateway.command("exits", "--json", "--limit", "5000"))]
 
 
 def test_wrong_configuration_ends_with_2_and_words(make):

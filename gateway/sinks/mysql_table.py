@@ -99,18 +99,19 @@ class OwnTable:
     def _check_key(self, link: Link) -> None:
         """Raise Unavailable unless an event can meet a row by the key, and by nothing else."""
         indexes: dict[str, set[str]] = {}
+        loose = set()  # on a column's first characters: different values are one to them
         for index, column, part in link.rows(_UNIQUE, self._place):
-            # Why the mark: an index on a column's first characters takes different values for one.
-            indexes.setdefault(index, set()).add(column if part is None else f"{column}({part})")
+            indexes.setdefault(index, set()).add(column)
+            loose |= {index} if part is not None else set()
         key, written = set(self._mapping.key), set(self._mapping.columns)
-        if key not in indexes.values():
+        if not any(columns == key and index not in loose for index, columns in indexes.items()):
             raise Unavailable(
                 "no_table",
                 f"Table {self._mapping.table} has no unique index on just {', '.join(self._mapping.key)}."
                 " Add one, or change key; until then the events wait.",
             )
         for index, columns in indexes.items():
-            if columns <= written and not columns >= key:
+            if columns <= written and (index in loose or not columns >= key):
                 raise Unavailable(
                     "ambiguous_key",
                     f"Table {self._mapping.table} has the unique index {index} too. MySQL would change the"

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from gateway.config import (
     AmqpSink,
     Config,
+    HttpSink,
     JsonlSink,
     MysqlSink,
     PostgresSink,
@@ -16,6 +17,7 @@ from gateway.config import (
     SinkBase,
     SqliteSink,
     mask_url,
+    place,
 )
 from gateway.topology import narrowed
 
@@ -72,6 +74,8 @@ def _place(sink: SinkBase) -> str:
         return f"redis {mask_url(sink.url.get_secret_value())} {sink.stream}"
     if isinstance(sink, (PostgresSink, MysqlSink)):
         return f"{sink.kind} {mask_url(sink.dsn.get_secret_value())}"
+    if isinstance(sink, HttpSink):
+        return f"http {place(sink.url)}/…"
     if isinstance(sink, AmqpSink):
         return f"amqp {', '.join(mask_url(url) for url in sink.url)} exchange {sink.exchange or '(default)'}"
     return f"python {sink.target}" if isinstance(sink, PythonSink) else sink.kind

@@ -10,6 +10,7 @@ from gateway.broker import Broker
 from gateway.config import (
     AmqpSink,
     Config,
+    HttpSink,
     JsonlSink,
     MysqlSink,
     PluginSink,
@@ -19,6 +20,7 @@ from gateway.config import (
     SinkBase,
     SqliteSink,
     is_loopback,
+    place,
 )
 from gateway.destinations import topology_of
 from gateway.errors import ConfigError
@@ -38,6 +40,7 @@ _SINKS: Mapping[type[SinkBase], tuple[str, str, str]] = {
     PostgresSink: ("Postgres", "gateway.sinks.postgres", "postgres"),
     MysqlSink: ("Mysql", "gateway.sinks.mysql", "mysql"),
     RedisSink: ("Redis", "gateway.sinks.redis", "redis"),
+    HttpSink: ("Http", "gateway.sinks.http", ""),
     AmqpSink: ("Outlet", "gateway.broker.rabbitmq.outlet", ""),
     PythonSink: ("Own", "gateway.sinks.python", ""),
     PluginSink: ("Own", "gateway.sinks.python", ""),
@@ -154,6 +157,9 @@ def _warnings(config: Config, from_files: Mapping[str, tuple[str, ...]]) -> list
             said.append(f"apps.{app_id}: no token, so callbacks from {where} are taken unsigned")
         if any(len(token) < _SHORT_TOKEN for token in tokens):
             said.append(f"apps.{app_id}.tokens: one is shorter than {_SHORT_TOKEN} characters")
+    for name, sink in config.sinks.items():
+        if isinstance(sink, HttpSink) and place(sink.url).startswith("http:") and not sink.allow_networks:
+            said.append(f"sinks.{name}.url: http is not encrypted; whoever is on the way reads the events")
     if not config.sinks:
         said.append("sinks: none is configured, so every event stands in the unrouted queue")
     return said

@@ -13,6 +13,7 @@ from tests.rabbitmq_world import forward, make, work  # noqa: F401 - fixtures
 from tests.services import MariaDB, Postgres, RabbitMQ, Redis
 from tests.sink_places import AmqpPlace
 from tests.tcp_proxy import TcpProxy
+from tests.webhook_service import WebhookService
 
 # Why: how long one example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("untimed", deadline=None)
@@ -110,3 +111,10 @@ def redis_url(redis: Redis) -> str:
     """The URL of a Redis that is empty when the test begins."""
     redis.cli("FLUSHALL")
     return redis.url
+
+
+@pytest.fixture
+def webhook_service() -> Iterator[WebhookService]:
+    """An HTTP service that takes events."""
+    with WebhookService() as service:
+        yield service

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from gateway.broker.rabbitmq.outlet import Outlet
 from gateway.config import (
     AmqpSink,
+    HttpSink,
     JsonlSink,
     MysqlSink,
     PostgresSink,
@@ -26,6 +27,7 @@ from gateway.config import (
 )
 from gateway.exits import ExitsQuery, MemberExit
 from gateway.sinks import Sink, mysql, postgres, sqlite
+from gateway.sinks.http import Http
 from gateway.sinks.jsonl import Jsonl
 from gateway.sinks.mysql import Mysql
 from gateway.sinks.postgres import Postgres
@@ -35,6 +37,7 @@ from gateway.sinks.sqlite import Sqlite
 from tests import services
 from tests.rabbitmq_world import admin_channel
 from tests.tcp_proxy import TcpProxy
+from tests.webhook_service import WebhookService
 
 
 class Place(Protocol):
@@ -276,3 +279,37 @@ class MysqlPlace:
 
     def bring_back(self) -> None:
         self.server.start()
+
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+class HttpPlace:
+    def __init__(self, service: WebhookService, **changes: Any) -> None:
+        self.service = service
+        self.changes = changes
+
+    @property
+    def config(self) -> HttpSink:
+        config = HttpSink(
+            kind="http",
+            url=SecretStr(self.service.url),
+            secrets=(SecretStr(SECRET),),
+            allow_networks=("127.0.0.0/8",),
+        )
+        return config.model_copy(update=self.changes)
+
+    def sink(self, **changes: Any) -> Http:
+        return Http(self.config.model_copy(update=changes), "hook")
+
+    async def events(self) -> list[Any]:
+        return self.service.taken
+
+    async def exits(self, query: ExitsQuery = ExitsQuery(limit=10_000)) -> list[MemberExit]:  # noqa: B008
+        raise NotImplementedError
+
+    def take_away(self) -> None:
+        self.service.deafen()
+
+    def bring_back(self) -> None:
+        self.service.listen()

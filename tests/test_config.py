@@ -15,6 +15,7 @@ from gateway.config import (
     AmqpSink,
     App,
     Config,
+    HttpSink,
     JsonlSink,
     MysqlSink,
     PostgresSink,
@@ -31,7 +32,12 @@ from gateway.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "config.yaml"
 # What the examples of the documentation take from the environment.
-ENVIRON = {"CRM_PASSWORD": "x", "CACHE_PASSWORD": "x", "COPY_PASSWORD": "x"}
+ENVIRON = {
+    "CRM_PASSWORD": "x",
+    "CACHE_PASSWORD": "x",
+    "COPY_PASSWORD": "x",
+    "HOOK_SECRET": f"whsec_{'A' * 32}",
+}
 
 
 def config_of(tmp_path, text, environ=None):
@@ -72,6 +78,7 @@ def test_the_shown_defaults_are_the_real_ones(section):
         ("copy", AmqpSink),
         ("own", PythonSink),
         ("cache", RedisSink),
+        ("hook", HttpSink),
     ],
 )
 def test_the_shown_sinks_have_every_key_with_its_default(name, model):
@@ -197,7 +204,7 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
         ),
         (
             "sinks: {a: {kind: jsnl}}",
-            "sinks.a: there is no kind 'jsnl'; did you mean jsonl? There are: amqp, jsonl,",
+            "sinks.a: there is no kind 'jsnl'; did you mean jsonl? There are: amqp, http,",
         ),
         ("sinks: {a: {kind: jsonl}}", "sinks.a.path: field required"),
         ("sinks: {A b: {kind: jsonl, path: x}}", "sinks.A b: must be a name: a lower-case letter, then"),
@@ -209,6 +216,57 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
         ("sinks: {a: {kind: redis, url: 'redis://h:99999'}}", "sinks.a.url: must be redis://user:"),
         ("sinks: {a: {kind: redis, url: 'redis://h/x'}}", "sinks.a.url: must be redis://user:"),
         ("sinks: {a: {kind: redis, url: 'rediss://h?ssl_cert_reqs=none'}}", "without a query"),
+        (
+            "sinks: {a: {kind: http, url: 'ftp://h/pw5ecr3t', secrets: [x]}}",
+            "sinks.a.url: must be https://host/path, or http://",
+        ),
+        (
+            "sinks: {a: {kind: http, url: 'https://u:p@h/', secrets: []}}",
+            "sinks.a.url: must have no user and password; write them into headers: Authorization",
+        ),
+        (
+            "sinks: {a: {kind: http, url: 'https://h/', secrets: []}}",
+            "sinks.a.secrets: tuple should have at least 1",
+        ),
+        (
+            "sinks: {a: {kind: http, url: 'https://h/', secrets: [pw5ecr3t]}}",
+            "sinks.a.secrets.0: must be whsec_ and 24 to 64 bytes in base64; to make one",
+        ),
+        (
+            "sinks: {a: {kind: http, url: 'https://h/', secrets: ['whsec_AAAA']}}",
+            "sinks.a.secrets.0: must be whsec_ and 24 to 64 bytes",
+        ),
+        (
+            "sinks: {a: {kind: http, url: 'https://h/', headers: {Host: x}}}",
+            "sinks.a.headers: may not set Host: the gateway does",
+        ),
+        (
+            "sinks: {a: {kind: http, url: 'https://h/', headers: {WebHook-Id: x}}}",
+            "sinks.a.headers: may not set WebHook-Id",
+        ),
+        (
+            "sinks: {a: {kind: http, url: 'https://h/', headers: {'X Y': x}}}",
+            "sinks.a.headers: holds a name that is none",
+        ),
+        (
+            'sinks: {a: {kind: http, url: "https://h/", headers: {X-A: "a\\r\\nX-B: pw5ecr3t"}}}',
+            "sinks.a.headers: must give X-A a value of printable ASCII",
+        ),
+        (
+            "sinks: {a: {kind: http, url: 'https://h/', headers: {X-A: a, x-a: b}}}",
+            "sinks.a.headers: names a header twice",
+        ),
+        (
+            "sinks: {a: {kind: http, url: 'https://h/', allow_networks: [10.0.0.1/8]}}",
+            "must be a whole network; that would be 10.0.0.0/8",
+        ),
+        (
+            "sinks: {a: {kind: http, url: 'https://h/', wait_statuses: [500]}}",
+            "sinks.a.wait_statuses.0: input should be less than or equal to 499",
+        ),
+        ("sinks: {a: {kind: http, url: 'http://h..x/'}}", "sinks.a.url: must be https://host/path"),
+        ("sinks: {a: {kind: http, url: 'http://h:0/'}}", "sinks.a.url: must be https://host/path"),
+        ('sinks: {a: {kind: http, url: "http://h/a b"}}', "sinks.a.url: must be https://host/path"),
         (
             "sinks: {a: {kind: redis, url: 'redis://h', stream: 'a b'}}",
             "sinks.a.stream: must be a key without",
@@ -318,7 +376,10 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
 )
 def test_faults_name_path_and_what_is_allowed(tmp_path, text, expected):
     """Whatever is wrong, the message says where and what would be right."""
-    assert expected in fault_of(tmp_path, text)
+    said = fault_of(tmp_path, text)
+
+    assert expected in said
+    assert "pw5ecr3t" not in said
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "fe80::1%eth0", "localhost", "im.example.org", ""])
@@ -394,19 +455,31 @@ def test_a_wrong_variable_of_ours_is_an_error(tmp_path):
     assert "listen is a value" in fault_of(tmp_path, "listen: 1", {"GATEWAY__LISTEN__PORT": "1"})
 
 
+def test_events_that_go_unencrypted_are_warned_of(tmp_path):
+    """Over the Internet; inside a network that is named it is the operator's own."""
+    hook = "{{kind: http, url: '{}://h/', secrets: [whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA], {}}}"
+    sinks = {"a": hook.format("http", "batch: true"), "b": hook.format("https", "batch: true"),
+             "c": hook.format("http", "allow_networks: [10.0.0.0/8]")}  # fmt: skip
+    text = "apps: {1: {}}\nsinks:\n" + "".join(f"  {name}: {sink}\n" for name, sink in sinks.items())
+    said = [one for one in build.check(config_of(tmp_path, text)) if "encrypted" in one]
+
+    assert said == ["sinks.a.url: http is not encrypted; whoever is on the way reads the events"]
+
+
 def test_secrets_are_masked(tmp_path):
     """What check prints holds no token and no password."""
     text = """
 admin: {token: admin-secret}
 apps: {'1': {tokens: [token-secret]}}
 broker: {url: ['amqp://u:amqp-secret@a/', 'amqps://u:amqp%40secret@b/v'], management_url: 'http://u:mgmt-secret@h'}
-sinks: {a: {kind: postgres, dsn: 'postgresql://u:dsn-pw5ecr3t@h/d'}, b: {kind: postgres, dsn: 'host=h password=kv-secret'}, c: {kind: redis, url: 'redis://u:redis-pw5ecr3t@h'}}
+sinks: {a: {kind: postgres, dsn: 'postgresql://u:dsn-pw5ecr3t@h/d'}, b: {kind: postgres, dsn: 'host=h password=kv-secret'}, c: {kind: redis, url: 'redis://u:redis-pw5ecr3t@h'}, d: {kind: http, url: 'https://h:1/pw5ecr3t?pw5ecr3t', secrets: [whsec_pw5ecr3tpw5ecr3tpw5ecr3tpw5ecr3t], headers: {X-A: pw5ecr3t}}}
 """
     printed = yaml.safe_dump(masked(config_of(tmp_path, text)))
 
-    assert "secret" not in printed
+    assert "secret" not in printed.replace("secrets:", "")
     assert "5ecr3t" not in printed
     assert "redis://u:***@h" in printed
+    assert "https://h:1/***" in printed
     assert "amqps://u:***@b/v" in printed
 
 

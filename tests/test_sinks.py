@@ -12,6 +12,7 @@ from gateway.exits import ExitsQuery
 from gateway.sinks.transform import Transformed
 from tests.sink_events import TIME, TIME_MS, cloud_event, exit_event
 from tests.sink_places import (
+    HttpPlace,
     JsonlPlace,
     MysqlPlace,
     Place,
@@ -32,6 +33,9 @@ def place_of(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
             return PostgresPlace(request.getfixturevalue("postgres"), request.getfixturevalue("pg_dsn"))
         case "mysql":
             return MysqlPlace(request.getfixturevalue("mariadb"), request.getfixturevalue("mysql_dsn"))
+        case "http" | "http batch":
+            service = request.getfixturevalue("webhook_service")
+            return HttpPlace(service, batch=request.param == "http batch")
         case "redis":
             return RedisPlace(request.getfixturevalue("redis"), request.getfixturevalue("redis_url"))
         case "amqp":
@@ -41,7 +45,20 @@ def place_of(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
             return PythonPlace(tmp_path, "PlainLines" if request.param == "python plain" else "Lines")
 
 
-@pytest.fixture(params=["jsonl", "sqlite", "postgres", "mysql", "python", "python plain", "redis", "amqp"])
+@pytest.fixture(
+    params=[
+        "jsonl",
+        "sqlite",
+        "postgres",
+        "mysql",
+        "python",
+        "python plain",
+        "redis",
+        "amqp",
+        "http",
+        "http batch",
+    ]
+)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A fresh place of each kind."""
     return place_of(request, tmp_path)

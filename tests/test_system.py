@@ -14,8 +14,12 @@ from urllib.parse import urlsplit
 
 import pymysql
 import pytest
+from standardwebhooks import Webhook
 
 from tests.gateway_process import SAMPLE, Gateway, eventually, number_of
+from tests.webhook_service import Reply
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 QUERY = (
     "SdkAppid=1400000000&CallbackCommand=Group.CallbackAfterMemberExit&contenttype=json&ClientIP=127.0.0.1"
@@ -161,6 +165,73 @@ def test_the_page_sample_into_mysql(make, broker, mysql_dsn):
     assert post_sample(gateway) == OK
     eventually(lambda: "tommy" in gateway.command("exits"), "the exits")
     assert_exits_shows_it(gateway)
+
+
+def hooked(make, amqp_url, service, **more):
+    """Return a running gateway whose events go to *service*."""
+    hook = {
+        "kind": "http",
+        "url": service.url,
+        "secrets": [SECRET],
+        "allow_networks": ["127.0.0.0/8"],
+        **more,
+    }
+    gateway = make(broker={"url": amqp_url}, sinks={"hook": hook})
+    gateway.start("run")
+    return gateway
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_callbacks_reach_a_service(make, amqp_url, webhook_service, batch):
+    """Through RabbitMQ, in order, past an outage and a service that wants to be left alone; what it refuses is parked."""
+    service, refused = webhook_service, 70
+    waited = []
+
+    def reply(request):
+        numbers = [number_of(event) for event in request.events]
+        if 60 in numbers and not waited:
+            waited.append(len(service.requests))
+            return Reply(429, {"Retry-After": "1"})
+        return Reply(422 if refused in numbers else 204)
+
+    service.reply = reply
+    gateway = hooked(make, amqp_url, service, batch=batch)
+    sender = gateway.sender()
+    assert all(sender.post(number) for number in range(50))
+    eventually(lambda: service.taken, "the first event")
+    service.deafen()
+    assert all(sender.post(number) for number in range(50, 100))
+    service.listen()
+    eventually(lambda: len({event["id"] for event in service.taken}) == 99, "all but the one refused", 60)
+
+    first = list(dict.fromkeys(number_of(event) for event in service.taken))
+    assert first == [number for number in range(100) if number != refused]
+    assert waited
+    parked = "gateway_sink_parked_total{reason=http_422,sink=hook}"
+    eventually(lambda: gateway.metrics().get(parked) == 1, "the one refused is parked")
+    for request in service.requests:
+        Webhook(SECRET).verify(request.body, request.headers)
+
+
+def test_a_service_that_is_gone_stops_its_sink_until_a_restart(make, amqp_url, webhook_service):
+    """410: nothing more is sent, /readyz and the metric say so; the events are there for the next process."""
+    webhook_service.reply = lambda request: Reply(410)
+    gateway = hooked(make, amqp_url, webhook_service)
+    sender = gateway.sender()
+    assert all(sender.post(number) for number in range(5))
+    eventually(lambda: gateway.metrics().get("gateway_sink_stopped{sink=hook}") == 1, "it has stopped")
+    sent = len(webhook_service.requests)
+    webhook_service.reply = lambda request: Reply()
+    assert all(sender.post(number) for number in range(5, 10))
+    eventually(
+        lambda: gateway.metrics().get("gateway_journal_waiting_records") == 0, "the later ones are published"
+    )
+    assert (len(webhook_service.requests), sent) == (1, 1)
+    assert "has stopped (http_410" in gateway.logs()
+    gateway.stop(gateway.processes[0])
+    gateway.start("run")
+
+    eventually(lambda: len({event["id"] for event in webhook_service.taken}) == 10, "all events")
 
 
 def test_the_metrics_add_up(make, broker):

@@ -2,11 +2,12 @@
 
 from gateway.config.amqp import AmqpSink
 from gateway.config.databases import MysqlSink, PostgresSink, SqliteSink, TableSink
+from gateway.config.endpoints import place
 from gateway.config.expressions import MISFITS, Expression, compiled
 from gateway.config.load import load, mask_url, masked
 from gateway.config.records import Admin, App, Broker, Config, Journal, Listen, Log, is_loopback
 from gateway.config.sink import SinkBase
-from gateway.config.sinks import JsonlSink, PluginSink, PythonSink, RedisSink, Sink, plugins
+from gateway.config.sinks import HttpSink, JsonlSink, PluginSink, PythonSink, RedisSink, Sink, plugins
 
 __all__ = [
     "MISFITS",
@@ -16,6 +17,7 @@ __all__ = [
     "Broker",
     "Config",
     "Expression",
+    "HttpSink",
     "Journal",
     "JsonlSink",
     "Listen",
@@ -34,5 +36,6 @@ __all__ = [
     "load",
     "mask_url",
     "masked",
+    "place",
     "plugins",
 ]

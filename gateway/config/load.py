@@ -17,8 +17,9 @@ from pydantic import SecretStr, ValidationError
 
 from gateway.config.answers import Answer
 from gateway.config.base import MEANT, Section
+from gateway.config.endpoints import place
 from gateway.config.records import Admin, App, Broker, Config, Journal, Listen, Log
-from gateway.config.sinks import FAMILIES, KINDS, PluginSink, PythonSink
+from gateway.config.sinks import FAMILIES, KINDS, HttpSink, PluginSink, PythonSink
 from gateway.errors import ConfigError
 
 ENV_PREFIX = "GATEWAY__"
@@ -86,6 +87,8 @@ def masked(config: Config) -> dict[str, Any]:
         for key, value in sink:
             if key in _URLS and isinstance(value, SecretStr):
                 plain["sinks"][name][key] = mask_url(value.get_secret_value())
+        if isinstance(sink, HttpSink):
+            plain["sinks"][name]["url"] = f"{place(sink.url)}/***"
         if isinstance(sink, (PythonSink, PluginSink)):
             # Why all text: nobody but the class knows which of it is a secret.
             plain["sinks"][name]["options"] = _without_text(sink.options)
@@ -210,7 +213,7 @@ def _explain(fault: Any, raw: Any) -> str:
         return message
     if fault["type"] in _SHAPES:  # Why without the value: it stands where a secret may have been meant
         return f"{path}: {_SHAPES[fault['type']]}"
-    secret = any(word in path for word in ("token", "dsn", "url"))
+    secret = any(word in path for word in ("token", "dsn", "url", ".secrets", ".headers"))
     value = fault.get("input")
     shown = "" if secret or isinstance(value, (dict, list)) else f" (it is {mask_url(repr(value))})"
     return f"{path}: {message[0].lower()}{message[1:]}{shown}"

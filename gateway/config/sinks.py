@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
 
-from pydantic import Discriminator, Field, SecretStr, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from gateway.config.amqp import AmqpSink
 from gateway.config.base import STREAM as _STREAM
-from gateway.config.base import File, Number, Target, Whole
+from gateway.config.base import Cidr, File, Number, Seconds, Target, Whole
 from gateway.config.databases import MysqlSink, PostgresSink, SqliteSink
+from gateway.config.endpoints import Headers, HttpUrl, RedisUrl, WebhookSecrets
 from gateway.config.sink import SinkBase
-
-_DATABASE = re.compile(r"(/[0-9]{0,4})?")
-_REDIS_URL = (
-    "must be redis://user:password@host:6379/0, or rediss:// for TLS, without a query; special characters"
-    " in user and password are written as %40"
-)
 
 
 class JsonlSink(SinkBase):
@@ -56,31 +49,37 @@ class RedisSink(SinkBase):
     effect = "once_in_a_window"
 
     kind: Literal["redis"]
-    url: SecretStr
+    url: RedisUrl
     tls_ca: File | None = None
     stream: Annotated[str, Field(pattern=_STREAM, min_length=1, max_length=200)] = "im:events"
     max_len: Annotated[Whole, Field(ge=0)] = 1_000_000
     window_s: Annotated[Whole, Field(ge=1, le=2_592_000)] = 3600
 
-    @field_validator("url")
-    @classmethod
-    def _readable(cls, url: SecretStr) -> SecretStr:
-        try:
-            parts = urlsplit(url.get_secret_value())
-            is_good = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        except ValueError:
-            is_good = False
-        # Why no query: the driver would take timeouts and "do not verify" from there.
-        if not is_good or parts.scheme not in ("redis", "rediss") or parts.query or parts.fragment:
-            raise ValueError(_REDIS_URL)
-        if not _DATABASE.fullmatch(parts.path):
-            raise ValueError(_REDIS_URL)
-        return url
+
+class HttpSink(SinkBase):
+    """An HTTP service of somebody's that gets each event, or batches of them, as signed webhooks."""
+
+    effect = "at_least_once"
+
+    kind: Literal["http"]
+    url: HttpUrl
+    secrets: WebhookSecrets
+    headers: Headers = Field(default_factory=dict)
+    tls_ca: File | None = None
+    allow_networks: tuple[Cidr, ...] = ()
+    batch: bool = False
+    timeout_s: Seconds = 10
+    retry_after_cap_s: Seconds = 300
+    wait_statuses: tuple[Annotated[Whole, Field(ge=400, le=499)], ...] = (401, 403, 404, 405, 407, 408, 425)
+    # Why other defaults: here an event takes as long as the other side needs, and a batch as many times that.
+    concurrency: Annotated[Whole, Field(ge=1, le=64)] = 8
+    batch_max_events: Annotated[Whole, Field(ge=1, le=10_000)] = 100
+    write_timeout_s: Seconds = 300
 
 
 BuiltIn = Annotated[
     JsonlSink | SqliteSink | PostgresSink | MysqlSink | RedisSink
-    | AmqpSink | PythonSink,
+    | HttpSink | AmqpSink | PythonSink,
     Field(discriminator="kind"),
 ]  # fmt: skip
 KINDS: Mapping[str, type[SinkBase]] = {

@@ -108,6 +108,18 @@ class Blocks:
         assert self.gate.wait(30)
 
 
+class BlocksAtFirst:
+    """One that connects too early."""
+
+    gate = threading.Event()
+
+    def __init__(self):
+        assert self.gate.wait(30)
+
+    async def write(self, events):
+        pass
+
+
 class Waits:
     """Takes its time, as it may."""
 

@@ -286,9 +286,10 @@ def killed_writer(path: Path, batches: int, first: int = 0, **settings: Any) -> 
         return max(acknowledged, *(int(line) for line in writer.stdout), 0)
 
 
-def test_a_killed_writer_loses_nothing_that_it_acknowledged(path: Path) -> None:
+@pytest.mark.parametrize("fsync", ["always", "interval", "never"])
+def test_a_killed_writer_loses_nothing_that_it_acknowledged(path: Path, fsync: str) -> None:
     """kill -9 in the middle of a batch: whole lines only, each acknowledged one among them, the lock free."""
-    acknowledged = killed_writer(path, 20)
+    acknowledged = killed_writer(path, 20, fsync=fsync)
     with path.open("ab") as file:
         file.write(b'{"id":"torn","pad":"xxx')
     with opened(path):

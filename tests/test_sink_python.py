@@ -16,7 +16,7 @@ from gateway.simulator.arrivals import arrivals_of
 from gateway.sinks import calls
 from gateway.sinks.python import Own
 from tests import own_sinks
-from tests.gateway_process import Gateway
+from tests.gateway_process import Gateway, eventually
 from tests.sink_events import exit_event
 
 
@@ -213,6 +213,23 @@ async def test_asynchronous_code_that_blocks_is_named(monkeypatch: pytest.Monkey
 
     assert said[0].startswith("Sink mine: Blocks.write holds up the whole process (at ")
     assert "own_sinks.py" in said[0]
+
+
+async def test_a_class_that_blocks_while_it_is_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever connects in `__init__` holds up the process as much."""
+    monkeypatch.setattr(calls, "BLOCKED_S", 0.01)
+    monkeypatch.setattr(calls, "_ANSWER_S", 0.01)
+    said: list[str] = []
+
+    def note(text: str, *given: Any) -> None:
+        said.append(text % given)
+        own_sinks.BlocksAtFirst.gate.set()
+
+    monkeypatch.setattr(calls._log, "error", note)
+    own_sinks.BlocksAtFirst.gate.clear()
+    await own("BlocksAtFirst").open()
+
+    assert said[0].startswith("Sink mine: BlocksAtFirst holds up the whole process (at ")
 
 
 async def test_asynchronous_code_that_waits_is_not_named(
@@ -429,3 +446,21 @@ def test_what_can_not_be_read_back_is_not_compared(tmp_path: Path) -> None:
     """Nobody knows where a class has put its events."""
     with pytest.raises(ConfigError, match="stands elsewhere"):
         arrivals_of(PythonSink(kind="python", target="m:C"))
+
+
+def test_a_method_that_never_returns_does_not_keep_the_process(tmp_path: Path) -> None:
+    """SIGTERM ends the gateway, and what was not acknowledged is there at the next start."""
+    gateway = Gateway(tmp_path, sinks={"a": {"kind": "python", "target": "never:Returns"}})
+    source = "import threading\n\nclass Returns:\n    def write(self, events):\n        open('inside', 'w').close()\n        {}\n"
+    (tmp_path / "never.py").write_text(source.format("threading.Event().wait()"))
+    try:
+        process = gateway.start()
+        assert gateway.sender().post(1)
+        eventually((tmp_path / "inside").exists, "the write has begun")
+
+        assert gateway.stop(process) == 0
+        (tmp_path / "never.py").write_text(source.format("open('written', 'w').close()"))
+        gateway.start()
+        eventually((tmp_path / "written").exists, "the event came again")
+    finally:
+        gateway.close()

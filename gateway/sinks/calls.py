@@ -61,6 +61,16 @@ class Calls:
         except (Exception, SystemExit) as error:
             raise Unavailable("sink_error", where(error)) from error
 
+    def make(self, cls: Callable[[], Any], name: str) -> Any:
+        """Return ``cls()``, made on the event loop, as asynchronous drivers want it. Raises Unavailable."""
+        try:
+            with self._watched(name):
+                return cls()
+        except Unavailable:
+            raise
+        except (Exception, SystemExit) as error:
+            raise Unavailable("sink_error", where(error)) from error
+
     async def _in_thread(self, method: Callable[..., Any], *given: Any) -> Any:
         name = getattr(method, "__qualname__", type(method).__name__)
         await self._wait_for_the_last()
@@ -142,7 +152,10 @@ class Calls:
     def _is_inside(self, frame: FrameType | None) -> bool:
         """Say whether *frame* runs below a call of ours, not of another sink's."""
         while frame is not None:
-            if frame.f_code is Calls.call.__code__ and frame.f_locals.get("self") is self:
+            if (
+                frame.f_code in (Calls.call.__code__, Calls.make.__code__)
+                and frame.f_locals.get("self") is self
+            ):
                 return True
             frame = frame.f_back
         return False

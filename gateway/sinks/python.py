@@ -38,6 +38,7 @@ class Own:
         else:
             key, cls = f"sinks.{name}.kind", _load(config.kind, f"sinks.{name}.kind")
         _check(cls, key)
+        self._class = cls.__name__
         self._make = _maker(cls, config.options, f"sinks.{name}.options")
         self._name = name
         self._calls = Calls(name)
@@ -46,10 +47,7 @@ class Own:
     async def open(self) -> None:
         """Make the object, the first time, and open it. Raises Unavailable."""
         if self._object is None:
-            try:
-                self._object = self._make()
-            except (Exception, SystemExit) as error:
-                raise Unavailable("sink_error", where(error)) from error
+            self._object = self._calls.make(self._make, self._class)
         if hasattr(self._object, "open"):
             try:
                 await self._calls.call(self._object.open)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -134,8 +135,14 @@ def without_nul(body: bytes) -> bytes:
 
 def iso_time(time_ms: int) -> str:
     """Return *time_ms* (Unix, milliseconds) as RFC 3339 in UTC: ``2022-12-09T08:26:54.123Z``."""
-    text = (_EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
+    seconds, milliseconds = divmod(time_ms, 1000)
+    return f"{_iso_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _iso_second(seconds: int) -> str:
+    # Why cached: what comes together happened in few different seconds.
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat(timespec="seconds")[:19]
 
 
 def is_time(time_ms: int) -> bool:

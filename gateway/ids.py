@@ -7,7 +7,7 @@ under ``fact`` and ``once``, is recipe 2 beside it. Callbacks carry the recipe t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -24,6 +24,8 @@ FACT_DIGITS = 16
 so that the ids of one fact can be told without knowing when it was received."""
 
 _SEQUENCES = ("MsgSeq", "MsgKey", "MsgId", "MsgID", "MsgRandom", "Random")
+_text = json.encoder.encode_basestring_ascii
+"""JSON of a string, as json.dumps writes it."""
 _LISTS = frozenset((Kind.ACCOUNTS, Kind.TEXTS, Kind.INTS, Kind.OBJECTS))
 # Two spellings of one field, lower case: bodies that differ only in these are the same fact.
 _SYNONYMS = {
@@ -81,7 +83,12 @@ def _hash(callback: Callback, command: str, identity: tuple[str, ...], *, is_tim
 
 def _digest(*parts: str) -> str:
     # Why JSON: it keeps the borders between parts, so that no two lists of parts give one text.
-    return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+    return blake2b(_list_text(parts).encode(), digest_size=16).hexdigest()
+
+
+def _list_text(texts: Iterable[str]) -> str:
+    """Return what json.dumps makes of a list of strings, in a third of the time."""
+    return f"[{', '.join(map(_text, texts))}]"
 
 
 _RULES: dict[str, tuple[Command, _Rule]] = {}
@@ -110,12 +117,12 @@ def _fact(body: Mapping[str, Any], paths: tuple[Path, ...]) -> tuple[str, ...] |
             parts.append("null")
         elif path.kind in _LISTS or isinstance(one, list):
             items = value if isinstance(value, list) else [value]
-            parts.append(json.dumps(sorted(_account(item) for item in items)))
+            parts.append(_list_text(sorted(_account(item) for item in items)))
         elif isinstance(one, dict):
             return None
         else:
             text = _scalar(one)
-            parts.append(json.dumps(text.lower() if path.kind is Kind.ENUM else text))
+            parts.append(_text(text.lower() if path.kind is Kind.ENUM else text))
     return tuple(parts)
 
 

@@ -194,6 +194,8 @@ def _plain(text: str) -> str:
     A longer one is cut and ends in a hash of the whole, so that different ones stay different.
     Source: CloudEvents 1.0.2, type system, String.
     """
+    if len(text) <= _KEY_BYTES and text.isascii() and text.isprintable():
+        return text
     clean = _CONTROL.sub("\ufffd", text)
     encoded = clean.encode("utf-8", "replace")
     if len(encoded) <= _KEY_BYTES:

@@ -12,15 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import aiormq
-import pamqp.frame
 from aiormq import exceptions as amqp
 from aiormq.abc import ChannelFrame
 from pamqp import commands as spec
-from pamqp.base import Frame
-from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from gateway.broker.rabbitmq.confirms import Batch, UnconfirmedBatches
+from gateway.broker.rabbitmq.frames import publish_frames
 from gateway.broker.rabbitmq.link import close_channel, is_blocked, lost, or_closed
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
@@ -195,21 +193,17 @@ class Publisher:
                 _log.info("RabbitMQ reads publishes again")
 
     def _frames(self, message: Message, tag: int) -> bytes:
-        properties = spec.Basic.Properties(
-            content_type="application/cloudevents+json",
-            delivery_mode=2,
-            message_id=message.message_id or None,
-            message_type=message.type or None,
-            headers={**message.headers, PUBLISH_TAG: tag},
-            expiration=None if message.expiration_ms is None else str(message.expiration_ms),
+        return publish_frames(
+            self._channel.number,
+            self._channel.max_content_size,
+            message.exchange,
+            message.routing_key,
+            message.body,
+            {**message.headers, PUBLISH_TAG: tag},
+            message.message_id,
+            message.type,
+            message.expiration_ms,
         )
-        frames: list[Frame | ContentHeader | ContentBody] = [
-            spec.Basic.Publish(exchange=message.exchange, routing_key=message.routing_key, mandatory=True),
-            ContentHeader(properties=properties, body_size=len(message.body)),
-        ]
-        most = self._channel.max_content_size
-        frames += [ContentBody(message.body[at : at + most]) for at in range(0, len(message.body), most)]
-        return b"".join(pamqp.frame.marshal(frame, self._channel.number) for frame in frames)
 
 
 def _code(error: BaseException | None) -> object:

@@ -472,7 +472,8 @@ def test_secrets_are_masked(tmp_path):
 admin: {token: admin-secret}
 apps: {'1': {tokens: [token-secret]}}
 broker: {url: ['amqp://u:amqp-secret@a/', 'amqps://u:amqp%40secret@b/v'], management_url: 'http://u:mgmt-secret@h'}
-sinks: {a: {kind: postgres, dsn: 'postgresql://u:dsn-pw5ecr3t@h/d'}, b: {kind: postgres, dsn: 'host=h password=kv-secret'}, c: {kind: redis, url: 'redis://u:redis-pw5ecr3t@h'}, d: {kind: http, url: 'https://h:1/pw5ecr3t?pw5ecr3t', secrets: [whsec_pw5ecr3tpw5ecr3tpw5ecr3tpw5ecr3t], headers: {X-A: pw5ecr3t}}}
+sinks: {a: {kind: postgres, dsn: 'postgresql://u:dsn-pw5ecr3t@h/d'}, b: {kind: postgres, dsn: 'host=h password=kv-secret'}, c: {kind: redis, url: 'redis://u:redis-pw5ecr3t@h'}, d: {kind: http, url: 'https://h:1/pw5ecr3t?pw5ecr3t', secrets: [whsec_pw5ecr3tpw5ecr3tpw5ecr3tpw5ecr3t], headers: {X-A: pw5ecr3t}},
+  e: {kind: mysql, dsn: 'mysql://u:my-pw5ecr3t@h/d'}}
 """
     printed = yaml.safe_dump(masked(config_of(tmp_path, text)))
 

@@ -570,3 +570,33 @@ def test_keys_of_tls_that_do_nothing_are_errors(keys: dict[str, str], fault: str
     """Nobody believes to be safe because of a key that is not looked at."""
     with pytest.raises(ValidationError, match=fault):
         MysqlSink.model_validate({"kind": "mysql", "dsn": "mysql://h/d", **keys})
+
+
+GREETING = (
+    b"\x0a8.0.0\0" + bytes(4) + b"12345678\0" + b"\xff\xf7" + b"\x2d" + b"\2\0" + b"\xff\x80" + b"\x15" + bytes(10)
+    + b"123456789012\0" + b"mysql_native_password\0"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("plugin", [b"mysql_clear_password", b"dialog"])
+async def test_nobody_gets_the_password_by_asking_for_it(plugin: bytes) -> None:
+    """Whoever stands in the server's place may ask for it in plain text; it takes TLS that was asked for."""
+    heard = bytearray()
+
+    async def pretend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number, packet in ((0, GREETING), (2, b"\xfe" + plugin + b"\0" + b"Password: ")):
+            writer.write(len(packet).to_bytes(3, "little") + bytes([number]) + packet)
+            heard.extend(await reader.read(65536))
+        writer.close()
+
+    server = await asyncio.start_server(pretend, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    dsn = f"mysql://user:pass-word@127.0.0.1:{port}/db"
+    config = MysqlSink.model_validate({"kind": "mysql", "dsn": dsn, "tls": "never"})
+    failure = await refusal(Mysql(config, "x"))
+    server.close()
+    await server.wait_closed()
+
+    assert failure.reason == "no_rights"
+    assert b"user" in heard
+    assert b"pass-word" not in heard

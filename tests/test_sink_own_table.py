@@ -316,6 +316,21 @@ async def test_of_an_event_all_rows_are_written_or_none(database: Database) -> N
     assert await sql(database, "SELECT member FROM left_members ORDER BY member") == [("carl",), ("dora",)]
 
 
+async def test_keys_that_are_one_to_the_database_are_one_row(database: Database) -> None:
+    """A column's type may take different texts for one value; the newest of them stays, and nothing waits for ever."""
+    await sql(database, "CREATE TABLE last_seen (k integer PRIMARY KEY, v varchar(9))")
+    batch = [
+        happened("1", 3, "7"),
+        happened("2", 1, "07"),
+        happened("3", 9, 8),
+        happened("4", 5, "007"),
+        happened("5", 4, 7),
+    ]
+
+    assert await write(database, GROUP, batch) == [{}]
+    assert await values(database) == [(7, "4"), (8, "3")]
+
+
 HOSTILE = [
     "'; DROP TABLE last_seen; --",
     '"',

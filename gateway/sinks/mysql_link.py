@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 import pymysql
@@ -30,18 +30,19 @@ class Link:
         self.is_usable = True
         self.most_bytes = 1_048_576
         dsn = _Dsn.of(config)
+        self._connection = pymysql.Connection(
+            host=dsn.host, port=dsn.port, user=dsn.user, password=dsn.password, database=dsn.database,
+            charset="utf8mb4", sql_mode=_SQL_MODE, autocommit=False, program_name=program[:63],
+            read_timeout=config.write_timeout_s, write_timeout=config.write_timeout_s, defer_connect=True,
+            ssl=_tls(config), ssl_disabled=config.tls == "never",
+            auth_plugin_map={} if config.tls in ("require", "verify") else _NO_PLAIN_PASSWORD,
+        )  # fmt: skip
         sock = socket.create_connection((dsn.host, dsn.port), min(_CONNECT_TIMEOUT_S, config.write_timeout_s))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         # Why a copy: TLS takes the socket itself over.
         self._lever = sock.dup()
         try:
-            self._connection = pymysql.Connection(
-                host=dsn.host, port=dsn.port, user=dsn.user, password=dsn.password, database=dsn.database,
-                charset="utf8mb4", sql_mode=_SQL_MODE, autocommit=False, program_name=program[:63],
-                read_timeout=config.write_timeout_s, write_timeout=config.write_timeout_s, defer_connect=True,
-                ssl=_tls(config), ssl_disabled=config.tls == "never",
-            )  # fmt: skip
             self._connection.connect(sock)
             # Why the lock's timeout: a session whose client is gone would wait on, and hold up the next one.
             self.run(
@@ -53,7 +54,7 @@ class Link:
             self.most_bytes = int(self.rows("SELECT @@max_allowed_packet")[0][0])
         except BaseException:
             sock.close()
-            self._lever.close()
+            self.close()
             raise
 
     def run(self, sql: str, values: Sequence[object] = ()) -> int:
@@ -91,6 +92,26 @@ class Link:
         with suppress(pymysql.err.Error):
             self._connection.close()
         self._lever.close()
+
+
+class _PasswordKept:
+    """Ends a login in which the server wants the password itself: whoever answers would have it."""
+
+    def __init__(self, connection: object) -> None:
+        pass
+
+    def authenticate(self, packet: object) -> NoReturn:
+        raise Unavailable(
+            "no_rights",
+            "MySQL: the server wants the password unencrypted, and may be another one than it says. That"
+            " takes tls: verify, or tls: require; until then the events wait.",
+        )
+
+
+_NO_PLAIN_PASSWORD: dict[str, Callable[[pymysql.Connection[Any]], Any]] = {
+    "mysql_clear_password": _PasswordKept,
+    "dialog": _PasswordKept,
+}
 
 
 @contextmanager

@@ -24,7 +24,8 @@ _REASONS = {
     "57": ("unreachable", "the server stops, starts or ended the session"),
     "57014": ("timeout", "the server cancelled the statement"),
 }
-_CONTENT = ("22", "23", "54")  # data exceptions, violated constraints, program limits
+# Data exceptions, violated constraints, program limits; 21: two keys of a batch that are one to the server.
+_CONTENT = ("21", "22", "23", "54")
 
 
 def is_content(error: asyncpg.PostgresError) -> bool:

@@ -518,13 +518,19 @@ async def test_cancelled_ack_is_done_all_the_same(path: Path) -> None:
 
 
 async def test_take_is_bounded_in_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long bodies make smaller batches, but at least one event comes."""
+    """Long bodies make smaller batches, but at least one event comes; no more while so much is unsettled."""
     for module in (embedded_rows, embedded_channels):
         monkeypatch.setattr(module, "READ_MAX_BYTES", 1000)
     async with opened(path) as broker, broker.consumer("all", 10) as consumer:
         lengths = (400, 400, 400, 5000, 10)
         await publish(broker, [make_event(at, body=bytes(size)) for at, size in enumerate(lengths)])
-        batches = [[len(one.body) for one in await consumer.take(10, 0.01)] for _ in range(3)]
+        batches = []
+        for _ in range(3):
+            taken = await consumer.take(10, 0.01)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(consumer.take(10, 0), 0.1)
+            await consumer.ack(taken)
+            batches.append([len(one.body) for one in taken])
 
     assert batches == [[400, 400, 400], [5000], [10]]
 

@@ -893,3 +893,44 @@ async def test_strict_keeps_the_order_when_the_sink_is_away_too(world):
 
     assert of(place, "a") == list(range(0, 20, 2))
     assert of(place, "b") == list(range(1, 20, 2))
+
+
+async def test_nothing_is_held_near_the_acknowledgement_timeout(world, monkeypatch, caplog):
+    """Whatever keeps the sink busy: what waits behind it goes back in time, and comes again in order."""
+    monkeypatch.setattr(lane, "MOST_HELD_S", 0.2)
+    broker, start = world
+    await publish(broker, *(event(n) for n in range(6)))
+
+    async def slow():
+        await asyncio.sleep(0.3)
+        return {}
+
+    sink = Scripted(slow)
+    start(sink, batch_max_events=3)
+    # The others of its batch, one by one: 1 MiB is written at a time.
+    monkeypatch.setattr("gateway.worker.queues._PART_BYTES", 1)
+    await settled(broker)
+
+    assert sink.written == list(range(6))
+    assert "held too long" in caplog.text
+
+
+async def test_a_sink_that_answered_long_before_is_not_said_to_have_been_away_since(world, caplog):
+    """It was away at the start, then idle for hours: the next event is no news of an outage."""
+    caplog.set_level(logging.INFO)
+    broker, start = world
+    sink, opens = Scripted(), []
+
+    async def late():
+        opens.append(1)
+        if len(opens) == 1:
+            raise Unavailable("away")
+
+    sink.open = late
+    worker, _, _ = start(sink)
+    await until(lambda: worker.is_consuming)
+    await publish(broker, event(1))
+    await settled(broker)
+
+    assert len([one for one in caplog.messages if "answers after" in one]) == 1
+    assert not [one for one in caplog.messages if "takes events again" in one]

@@ -110,15 +110,15 @@ class EmbeddedConsumer:
         self._settling: set[int] = set()
         self._turn = asyncio.Lock()
         self._is_closed = False
-        self.unsettled: set[int] = set()
-        """Bound: at most *prefetch* places."""
+        self.unsettled: dict[int, int] = {}
+        """Place → bytes of the body. Bound: *prefetch* places, READ_MAX_BYTES and what one read adds."""
         self.news = asyncio.Event()
         """Set when there may be something to read."""
 
     async def take(self, max_events: int, max_wait_s: float) -> list[Delivery]:
         """Return due retries first, then the others in order of publishing; at most about 32 MiB of bodies.
 
-        Returns early when *prefetch* leaves no room for more.
+        Returns early when *prefetch* leaves no room for more; waits while that much is unsettled.
         """
         loop = asyncio.get_running_loop()
         async with self._turn:
@@ -129,7 +129,7 @@ class EmbeddedConsumer:
                 await self._news_within(min(left_s, POLL_S))
                 got += await self._read(max_events, got)
             # Why only here: nothing remembers what a take gathers, so cancelling it loses nothing.
-            self.unsettled.update(delivery.tag for delivery in got)
+            self.unsettled.update((delivery.tag, len(delivery.body)) for delivery in got)
             self._after = self._last_place(got)
             return got
 
@@ -163,14 +163,15 @@ class EmbeddedConsumer:
         room = self._room(max_events, got)
         if room <= 0:
             return []
-        taken = self.unsettled.union(delivery.tag for delivery in got)
+        taken = {*self.unsettled, *(delivery.tag for delivery in got)}
         read = partial(self._store.read, self._sink, self._last_place(got), taken, room)
         found = await self._thread.run(read)
         self._require_open()
         return found
 
     def _room(self, max_events: int, got: Sequence[Delivery]) -> int:
-        if sum(len(delivery.body) for delivery in got) >= READ_MAX_BYTES:
+        size_bytes = sum(self.unsettled.values()) + sum(len(delivery.body) for delivery in got)
+        if size_bytes >= READ_MAX_BYTES:
             return 0
         return min(max_events, self._prefetch - len(self.unsettled)) - len(got)
 
@@ -184,7 +185,7 @@ class EmbeddedConsumer:
 
     async def _settle(self, tags: set[int], job: Callable[[], None]) -> None:
         self._require_open()
-        if not tags <= self.unsettled - self._settling:
+        if not tags <= self.unsettled.keys() - self._settling:
             raise ValueError("a delivery can be settled once, by the consumer that took it")
         done = self._thread.start(job)
         self._settling |= tags
@@ -195,5 +196,6 @@ class EmbeddedConsumer:
     def _settled(self, tags: set[int], done: asyncio.Future[None]) -> None:
         self._settling -= tags
         if not done.cancelled() and done.exception() is None:
-            self.unsettled -= tags
+            for tag in tags:
+                del self.unsettled[tag]
             self.news.set()

@@ -28,9 +28,9 @@ class SinkBase(Section):
     transform: Expression | None = None
     batch_max_events: Annotated[Whole, Field(ge=1, le=10_000)] = 500
     batch_max_wait_ms: Annotated[Whole, Field(ge=0, le=60_000)] = 20
-    write_timeout_s: Seconds = 30
+    write_timeout_s: Annotated[Seconds, Field(le=300)] = 30
     hold_max_s: Annotated[Seconds, Field(le=600)] = 60
-    # Why at most 600: RabbitMQ takes back what is held for half an hour, with the whole channel.
+    # Why bounds: RabbitMQ takes back what is held for half an hour, with the whole channel.
     concurrency: Annotated[Whole, Field(ge=1, le=64)] = 1
     order: Literal["loose", "strict"] = "loose"
     strict_hold_s: Annotated[Seconds, Field(le=900)] = 600

@@ -72,7 +72,7 @@ class Worker:
         """What keeps events from the sink, as far as is known; empty while all is well."""
         if self._standing.trouble or self.is_consuming:
             return self._standing.trouble
-        return f"gets no events ({self._broker_fault or 'it starts'})"
+        return f"gets no events ({self._broker_fault or 'not yet'})"
 
     async def run(self) -> None:
         """Work until cancelled; closes the sink at the end. What was not acknowledged comes again."""
@@ -92,8 +92,7 @@ class Worker:
                     )
                     await asyncio.sleep(delay_s)
         finally:
-            for access in self._access:
-                await access.close()
+            await asyncio.gather(*(access.close() for access in self._access), return_exceptions=True)
 
     async def _work(self) -> None:
         """Open the sink, consume, and return when what is held has to go back, or had to."""
@@ -161,7 +160,7 @@ class Worker:
         shares: list[list[Delivery]] = [[] for _ in self._lanes]
         for delivery in deliveries:
             # Why by the key: what has the same one goes one way, and keeps its order.
-            shares[zlib.crc32(delivery.key.encode()) % len(shares)].append(delivery)
+            shares[zlib.crc32(delivery.key.encode(errors="replace")) % len(shares)].append(delivery)
         for lane, share in zip(self._lanes, shares, strict=True):
             if share:
                 lane.add(share)

@@ -16,6 +16,8 @@ from gateway.worker.shift import Bench, GiveBack, Shift
 
 _RETRY_MIN_S = 0.2
 _RETRY_MAX_S = 15.0
+MOST_HELD_S = 1200.0
+"""Then events go back, whatever the cause: RabbitMQ's acknowledgement timeout is 1800 s."""
 
 
 class SinkBug(Exception):
@@ -33,6 +35,8 @@ class Access:
         self._backoff = Backoff(_RETRY_MIN_S, _RETRY_MAX_S, random.random)
         self._must_open = True
         self._failing_since_s: float | None = None
+        self.held_since_s = 0.0
+        """When (monotonic) the oldest event was taken that the lane holds."""
 
     async def open(self) -> None:
         """Return once the sink answers, or at once when it has stopped. Nothing is held meanwhile."""
@@ -81,6 +85,7 @@ class Access:
                         await self._open()
                     failures = await self._sink.write(events)
             except Poison:
+                self._failing_since_s = None
                 raise
             except TimeoutError:
                 fault = Unavailable("timeout", "the write took longer than write_timeout_s")
@@ -132,9 +137,11 @@ class Access:
         return delay_s
 
     async def _pause(self, shift: Shift, delay_s: float) -> None:
-        """Wait in place; GiveBack rather than hold events for more than hold_max_s."""
-        since_s = self._failing_since_s
-        away_s = time.monotonic() - since_s if since_s is not None else 0.0
-        if self._bench.standing.is_stopped or away_s + delay_s > self._bench.config.hold_max_s:
+        """Wait in place; GiveBack rather than hold events for more than hold_max_s, or MOST_HELD_S in all."""
+        then_s = time.monotonic() + delay_s
+        away_s = then_s - self._failing_since_s if self._failing_since_s is not None else delay_s
+        if self._bench.standing.is_stopped or away_s > self._bench.config.hold_max_s:
             raise GiveBack("away")
+        if then_s - self.held_since_s > MOST_HELD_S:
+            raise GiveBack("held")
         await shift.pause(delay_s)

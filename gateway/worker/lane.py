@@ -11,14 +11,12 @@ from gateway.broker import Delivery
 from gateway.errors import Poison, Unavailable
 from gateway.event import Event
 from gateway.sinks import Failures
-from gateway.worker.access import Access, SinkBug
+from gateway.worker.access import MOST_HELD_S, Access, SinkBug
 from gateway.worker.fate import Fate
 from gateway.worker.queues import Queue, Row
 from gateway.worker.shift import Bench, GiveBack, Shift
 from gateway.worker.strict import Strict
 
-_MOST_HELD_S = 1200.0
-"""Then events go back, whatever the cause: RabbitMQ's acknowledgement timeout is 1800 s."""
 Pair = tuple[Delivery, Event]
 
 
@@ -100,7 +98,8 @@ class Lane:
         if shift.ended.is_set():
             return False
         now_s = time.monotonic()
-        if now_s - (self._queue.oldest_s or now_s) > _MOST_HELD_S:
+        self._access.held_since_s = self._queue.oldest_s or now_s
+        if now_s - self._access.held_since_s > MOST_HELD_S:
             raise GiveBack("held")
         part = self._queue.take(self._bench.config.batch_max_events, now_s)
         self._hand_since_s, self._in_hand = part[0][0], len(part)

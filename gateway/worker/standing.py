@@ -85,9 +85,10 @@ class Standing:
         """Note that the sink took events of *lane*."""
         if self._since_s is None:
             return
-        self._faults.pop(lane, "")
+        was_away = self._faults.pop(lane, "")
         if not self._faults:
-            _log.info("Sink %s takes events again after %.1f s", self._name, self._away_s())
+            if was_away:  # else it has answered before, and that was said
+                _log.info("Sink %s takes events again after %.1f s", self._name, self._away_s())
             self._since_s, self._told = None, ""
         self._show()
 

@@ -461,6 +461,45 @@ def test_workers_into_mysql_killed_under_load_leave_what_was_sent(make, amqp_url
     )
 
 
+@pytest.mark.timeout(240)
+def test_workers_into_redis_and_a_service_killed_under_load_leave_what_was_sent(
+    make, amqp_url, redis, redis_url, webhook_service
+):
+    """kill -9 in the middle of batches: the stream has each event once, the service each at least once, in order."""
+    sinks = {
+        "crm": {"kind": "redis", "url": redis_url, "batch_max_events": 20, "batch_max_wait_ms": 0},
+        "hook": {
+            "kind": "http",
+            "url": webhook_service.url,
+            "secrets": [SECRET],
+            "allow_networks": ["127.0.0.1/32"],
+        },
+    }
+    gateway = make(broker={"url": amqp_url}, sinks=sinks)
+    gateway.start("serve")
+    sender = gateway.sender()
+    thread = threading.Thread(target=_send_some_twice, args=(sender, range(500)))
+    thread.start()
+    for life in range(6):
+        worker = gateway.start("work", wait=False)
+        eventually(lambda: _is_taking(gateway) or worker.poll() is not None, "the worker takes events")  # noqa: B023
+        assert worker.poll() is None, gateway.logs()
+        time.sleep(0.03 * (life % 4))
+        worker.kill()
+        worker.wait()
+    thread.join()
+    gateway.start("work")
+    assert set(sender.acknowledged) == set(range(500))
+
+    eventually(lambda: int(redis.cli("XLEN", "im:events")) >= 500, "all entries", 60)
+    eventually(lambda: len({event["id"] for event in webhook_service.taken}) >= 500, "all requests", 60)
+    depths = ("gateway_sink_unacked_events{sink=crm}", "gateway_sink_unacked_events{sink=hook}")
+    eventually(lambda: not any(gateway.metrics(gateway.worker_port)[one] for one in depths), "all is settled")
+    assert sorted(number_of(json.loads(one)) for one in _events(redis)) == list(range(500))
+    first = list(dict.fromkeys(number_of(event) for event in webhook_service.taken))
+    assert first == list(range(500))
+
+
 def _send_some_twice(sender, numbers):
     for number in numbers:
         for _ in range(2 if number % 3 == 0 else 1):

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from redis.asyncio import Redis as Client
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import MovedError, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, MovedError, RedisError, ResponseError
 
 from gateway.config import RedisSink
 from gateway.errors import Unavailable
@@ -141,7 +141,9 @@ class Redis:
         for event in events:
             arguments += (_member(event), *map(_plain, (event.id, event.source, event.type)), event.body)
         # Why not its hash alone: a Redis that restarts forgets scripts, and this one is short beside a batch.
-        await client.eval(_SCRIPT, len(self._keys), *self._keys, *arguments)
+        added = await client.eval(_SCRIPT, len(self._keys), *self._keys, *arguments)
+        if not isinstance(added, int):
+            raise InvalidResponse("the answer is not one of our script")
 
     async def _tell_durability(self, client: Client) -> None:
         settings: dict[str, str] = {}
@@ -177,7 +179,8 @@ class Redis:
                 await self._drop()
             except (RedisError, OSError):
                 _log.debug("Sink %s: the connection was gone already", self._name)
-            if isinstance(error, (RedisError, OSError)):
+            # Why ValueError: the driver raises it for numbers that are none, where no Redis answers.
+            if isinstance(error, (RedisError, OSError, ValueError)):
                 where = f"{self._where} (node {node[0]}:{node[1]})" if node else self._where
                 raise unavailable(error, where) from error
             raise

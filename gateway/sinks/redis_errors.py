@@ -67,7 +67,9 @@ def unavailable(error: Exception, where: str) -> Unavailable:
         return Unavailable("redis_error", f"Redis {where} reported an error{said}; {_WAIT}.")
     cause = error.__cause__ or error.__context__ or error
     said = f"{type(cause).__name__}: {error}"
-    if isinstance(error, theirs.InvalidResponse):  # Why no text: it repeats what came, whoever sent it
+    if isinstance(
+        error, (theirs.InvalidResponse, ValueError)
+    ):  # Why no text: it repeats what came, whoever sent it
         said = "it does not answer as a Redis does; is TLS (rediss://) missing, or the port another one's?"
     elif "SSL" in f"{type(cause).__name__} {error}":
         said += "; is its certificate valid for that name, and its CA that of tls_ca?"

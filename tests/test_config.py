@@ -264,6 +264,10 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
             "sinks: {a: {kind: http, url: 'https://h/', wait_statuses: [500]}}",
             "sinks.a.wait_statuses.0: input should be less than or equal to 499",
         ),
+        (
+            "sinks: {a: {kind: http, url: 'https://h/', secrets: [whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA], batch_max_events: 31}}",
+            "sinks.a: batch_max_events: 31 requests of up to timeout_s (10 s) each may take longer than write_timeout_s (300 s)",
+        ),
         ("sinks: {a: {kind: http, url: 'http://h..x/'}}", "sinks.a.url: must be https://host/path"),
         ("sinks: {a: {kind: http, url: 'http://h:0/'}}", "sinks.a.url: must be https://host/path"),
         ('sinks: {a: {kind: http, url: "http://h/a b"}}', "sinks.a.url: must be https://host/path"),

@@ -73,8 +73,19 @@ class HttpSink(SinkBase):
     wait_statuses: tuple[Annotated[Whole, Field(ge=400, le=499)], ...] = (401, 403, 404, 405, 407, 408, 425)
     # Why other defaults: here an event takes as long as the other side needs, and a batch as many times that.
     concurrency: Annotated[Whole, Field(ge=1, le=64)] = 8
-    batch_max_events: Annotated[Whole, Field(ge=1, le=10_000)] = 100
+    batch_max_events: Annotated[Whole, Field(ge=1, le=10_000)] = 25
     write_timeout_s: Seconds = 300
+
+    @model_validator(mode="after")
+    def _ends_in_time(self) -> HttpSink:
+        # Why: a write that is cut off is sent again from its beginning, for ever if it is always too long.
+        requests = 1 if self.batch else self.batch_max_events
+        if requests * self.timeout_s > self.write_timeout_s:
+            raise ValueError(
+                f"batch_max_events: {requests} requests of up to timeout_s ({self.timeout_s:g} s) each may"
+                f" take longer than write_timeout_s ({self.write_timeout_s:g} s); lower it, or raise that"
+            )
+        return self
 
 
 BuiltIn = Annotated[

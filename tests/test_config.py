@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from gateway.config import (
     HttpSink,
     JsonlSink,
     MysqlSink,
+    PluginSink,
     PostgresSink,
     PythonSink,
     RedisSink,
@@ -28,6 +30,7 @@ from gateway.config import (
     mask_url,
     masked,
 )
+from gateway.config.sinks import KINDS
 from gateway.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "config.yaml"
@@ -601,6 +604,13 @@ def test_events_do_not_go_round(tmp_path, broker, sink, expected):
         said = str(fault)
 
     assert said.startswith(expected) if expected else not said
+
+
+def test_every_kind_can_be_made():
+    """A kind that the configuration knows has its class, and the other way round."""
+    assert set(build._SINKS) == {*KINDS.values(), PluginSink}
+    for make, module, _ in build._SINKS.values():
+        assert callable(getattr(import_module(module), make))
 
 
 def test_patterns_and_apps_of_a_sink_are_bound_together(tmp_path):

@@ -14,6 +14,7 @@ from gateway.errors import Poison, Unavailable
 from gateway.event import Event
 from gateway.metrics import Metrics
 from gateway.worker import Worker
+from tests.gateway_process import Gateway, eventually
 from tests.rabbitmq_world import admin_channel, event, manage, until
 from tests.sink_events import cloud_event, exit_event
 from tests.sink_places import AmqpPlace
@@ -281,3 +282,38 @@ async def test_from_one_virtual_host_to_another(
     assert [json.loads(one.body)["data"]["n"] for one in await amqp_place.messages()] == list(range(300))
     assert depth.ready == 0
     assert dataclasses.astuple(depth)[2:] == (0, 0)
+
+
+def test_a_gateway_forwards_to_another_virtual_host(
+    rabbitmq: Any, amqp_place: AmqpPlace, tmp_path: Path
+) -> None:
+    """As configured: callbacks of one app only, as a transformed event each, in somebody else's queue."""
+    ours = rabbitmq.fresh_vhost()
+    gateway = Gateway(
+        tmp_path,
+        broker={"url": ours},
+        sinks={
+            "copy": {
+                "kind": "amqp",
+                "url": amqp_place.url,
+                "exchange": "their.events",
+                "apps": [1400000000],
+                "transform": "{group: data.group_id, who: data.members}",
+            }
+        },
+    )
+    try:
+        process = gateway.start()
+        sender = gateway.sender()
+        assert all(sender.post(number) for number in range(20))
+        eventually(lambda: len(asyncio.run(amqp_place.messages())) == 20, "all of them")
+        assert gateway.stop(process) == 0
+    finally:
+        gateway.close()
+        rabbitmq.retire_vhost(ours)
+    found = asyncio.run(amqp_place.events())
+
+    assert [one["data"] for one in found] == [
+        {"group": "@TGS#1", "who": [f"u{number}"]} for number in range(20)
+    ]
+    assert {one["type"] for one in found} == {"im.group.member.exited"}

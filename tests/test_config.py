@@ -336,6 +336,10 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
             "merge() takes at least 1",
         ),
         (
+            "sinks: {a: {kind: jsonl, path: x, transform: 'to_number(abs( data.a)) | len (@)'}}",
+            "there is no function len(), at character 27",
+        ),
+        (
             "sinks: {a: {kind: jsonl, path: x, transform: 'join(data)'}}",
             "join() takes 2 arguments and has 1, at character 1",
         ),
@@ -480,13 +484,14 @@ admin: {token: admin-secret}
 apps: {'1': {tokens: [token-secret]}}
 broker: {url: ['amqp://u:amqp-secret@a/', 'amqps://u:amqp%40secret@b/v'], management_url: 'http://u:mgmt-secret@h'}
 sinks: {a: {kind: postgres, dsn: 'postgresql://u:dsn-pw5ecr3t@h/d'}, b: {kind: postgres, dsn: 'host=h password=kv-secret'}, c: {kind: redis, url: 'redis://u:redis-pw5ecr3t@h'}, d: {kind: http, url: 'https://h:1/pw5ecr3t?pw5ecr3t', secrets: [whsec_pw5ecr3tpw5ecr3tpw5ecr3tpw5ecr3t], headers: {X-A: pw5ecr3t}},
-  e: {kind: mysql, dsn: 'mysql://u:my-pw5ecr3t@h/d'}}
+  e: {kind: mysql, dsn: 'mysql://u:my-pw5ecr3t@h/d'}, f: {kind: amqp, url: [amqps://u:copy-pw5ecr3t@h/v], exchange: x}}
 """
     printed = yaml.safe_dump(masked(config_of(tmp_path, text)))
 
     assert "secret" not in printed.replace("secrets:", "")
     assert "5ecr3t" not in printed
     assert "redis://u:***@h" in printed
+    assert "amqps://u:***@h/v" in printed
     assert "https://h:1/***" in printed
     assert "amqps://u:***@b/v" in printed
 
@@ -686,6 +691,8 @@ def test_a_section_with_nothing_below_it_has_its_defaults(tmp_path):
         ("broker: {ignore: x}", {}, "broker.ignore: must be a list"),
         ("journal: {retain_h: .inf}", {}, "journal.retain_h"),
         ("sqlite: x", {}, "sqlite: unknown key"),
+        ("'[key]': x", {}, "[key]: unknown key"),
+        ("apps: {'[key]': {}}", {}, "apps.[key]: must be an SDKAppID"),
         ("sinks: {sqlite: {kind: jsonl, path: x, pth: y}}", {}, "sinks.sqlite.pth: unknown key"),
     ],
 )

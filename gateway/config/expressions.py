@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Annotated, Any
@@ -45,7 +46,8 @@ def compiled(text: str) -> ParsedResult:
 
 def _check_call(text: str, name: str, given: int) -> None:
     # Why here: jmespath itself looks at names and numbers of arguments when an event is there.
-    place = f"at character {text.find(f'{name}(') + 1}"
+    found = re.search(rf"\b{re.escape(name)}\s*\(", text)
+    place = f"at character {found.start() + 1}" if found else "in it"
     known = Functions.FUNCTION_TABLE.get(name)
     if known is None:
         near = get_close_matches(name, Functions.FUNCTION_TABLE, 1, 0.5)

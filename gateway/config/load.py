@@ -198,7 +198,9 @@ def _explain(fault: Any, raw: Any) -> str:
     is_sink = loc[:1] == ("sinks",) and loc[2:3] in [(family,) for family in FAMILIES]
     if is_sink:
         loc = (*loc[:2], *loc[3 if loc[2] == "plug-in" else 4 :])
-    where = [str(part) for part in loc if part != "[key]"]
+    if loc[-1:] == ("[key]",) and fault["type"] != "extra_forbidden":
+        loc = loc[:-1]  # what pydantic adds where the key itself is wrong
+    where = [str(part) for part in loc]
     if where[:2] == ["broker", "url"]:
         del where[2:]  # what pydantic calls the types it has tried
     path = ".".join(where) or "top level"

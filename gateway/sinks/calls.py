@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -93,13 +93,11 @@ class Calls:
             fault: BaseException | None = None
             try:
                 result = method(*given)
-            except StopIteration as error:
-                fault = RuntimeError("StopIteration").with_traceback(
-                    error.__traceback__
-                )  # no future takes it
+            except StopIteration as error:  # no future takes it
+                fault = RuntimeError("StopIteration").with_traceback(error.__traceback__)
             except BaseException as error:  # noqa: BLE001 - it is raised where it is awaited
                 fault = error
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the process ends, and the loop is closed
                 loop.call_soon_threadsafe(settle, result, fault)
 
         # Why a thread a call, and a daemon: code that never returns can't be ended, and threads of a pool
@@ -109,13 +107,13 @@ class Calls:
 
     async def _wait_for_the_last(self) -> None:
         """Return when the call before, which may have been given up, has returned; or raise Unavailable."""
-        if self._running is None:
+        running = self._running
+        if running is None:
             return
         try:
             async with asyncio.timeout(_LAST_S):
-                await self._running.has_ended.wait()
+                await running.has_ended.wait()
         except TimeoutError:
-            running = self._running
             raise Unavailable(
                 "still_running",
                 f"{running.name} has not returned for {time.monotonic() - running.since_s:.0f} s, and a"
@@ -130,8 +128,10 @@ class Calls:
 
         def look() -> None:
             answered = threading.Event()
-            loop.call_soon_threadsafe(answered.set)
-            frame = None if answered.wait(_ANSWER_S) else sys._current_frames().get(thread_id)
+            frame: FrameType | None = None
+            with suppress(RuntimeError):  # the process ends, and the loop is closed
+                loop.call_soon_threadsafe(answered.set)
+                frame = None if answered.wait(_ANSWER_S) else sys._current_frames().get(thread_id)
             if frame is not None and self._is_inside(frame):
                 _log.error(
                     "Sink %s: %s holds up the whole process (at %s): make it `def` instead of `async def`,"

@@ -11,7 +11,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo -n)
 APT = $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz crash check lint format-check ruff-check types format services dev lock clean
+.PHONY: help run test fuzz crash bench check lint format-check ruff-check types format services dev lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +27,10 @@ fuzz: dev ## Bad input for SECONDS=120; SEED=7 repeats what seed 7 did
 
 crash: dev services ## Break everything under load and count what arrives; ARGS='--short', '--only broker', '--list'
 	@$(BIN)/python -m tests.crash $(ARGS)
+
+bench: dev services ## How fast, beside peers (needs wrk; Node and mq-bridge where they can be had); ARGS='--rounds 3'
+	@command -v wrk >/dev/null || $(APT) install wrk >/dev/null || { echo "Needs wrk: apt-get install wrk" >&2; exit 1; }
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 check: lint test ## What must hold before a commit: lint and tests
 

@@ -36,16 +36,17 @@ def test_conversations_keep_each_order_whatever_fails(steps: list[tuple]) -> Non
                 waiting[key].append(number + at)
             number += len(step[1])
         else:
-            part = queue.take(step[1], now_s)
-            keys = [one.key for _, one in part]
+            since_s, part = queue.take(step[1], now_s)
+            keys = [one.key for one in part]
             assert len(set(keys)) == len(keys) <= step[1]
-            for taken, fails in zip(part, step[2], strict=False):
-                assert taken[1].tag == waiting[taken[1].key][0]
+            assert since_s <= now_s
+            for one, fails in zip(part, step[2], strict=False):
+                assert one.tag == waiting[one.key][0]
                 if fails:
-                    assert queue.failed(taken, now_s) >= 0
+                    assert queue.failed(one, since_s, now_s) >= 0
                 else:
-                    queue.settled(taken[1])
-                    del waiting[taken[1].key][0]
+                    queue.settled(one)
+                    del waiting[one.key][0]
         assert len(queue) == sum(map(len, waiting.values()))
         assert (queue.ready_in(now_s) is None) == (len(queue) == 0)
     for key, left in waiting.items():
@@ -59,8 +60,8 @@ def test_a_conversation_that_fails_waits_longer_each_time() -> None:
     queue.add([delivery(1)], now_s)
     waits = []
     for _ in range(12):
-        [taken] = queue.take(10, now_s)
-        fails_s = queue.failed(taken, now_s)
+        since_s, [one] = queue.take(10, now_s)
+        fails_s = queue.failed(one, since_s, now_s)
         waits.append(queue.ready_in(now_s) or 0.0)
         now_s += waits[-1]
 
@@ -68,16 +69,18 @@ def test_a_conversation_that_fails_waits_longer_each_time() -> None:
     assert 7 < waits[-1] <= 15
     assert fails_s == sum(waits[:-1])
     assert queue.held == 1
+    assert queue.oldest_s == 100.0
 
 
 def test_each_conversation_has_its_turn() -> None:
     """One that has many events does not keep the others from the next part."""
     queue = Conversations()
     queue.add([delivery(n, "a") for n in range(5)] + [delivery(5, "b")], 0.0)
-    first = queue.take(1, 0.0)
-    queue.settled(first[0][1])
+    _, [first] = queue.take(1, 0.0)
+    queue.settled(first)
+    _, [second] = queue.take(1, 0.0)
 
-    assert [one.key for _, one in first + queue.take(1, 0.0)] == ["a", "b"]
+    assert (first.key, second.key) == ("a", "b")
 
 
 def test_a_part_has_a_megabyte_or_one_event() -> None:
@@ -87,7 +90,19 @@ def test_a_part_has_a_megabyte_or_one_event() -> None:
     for queue in (row, conversations):
         queue.add([delivery(n, str(n), size) for n, size in enumerate(sizes)], 0.0)
         parts = []
-        while part := queue.take(10, 0.0):
-            parts.append([one.tag for _, one in part])
+        while queue.ready_in(0.0) == 0:
+            parts.append([one.tag for one in queue.take(10, 0.0)[1]])
 
         assert parts == [[0], [1], [2], [3]]
+
+
+def test_a_row_joins_and_divides_what_came() -> None:
+    """In order, as many as are asked for; the time is that of the oldest, or older."""
+    row = Row()
+    row.add([delivery(n) for n in range(3)], 1.0)
+    row.add([delivery(n) for n in range(3, 8)], 2.0)
+    taken = [row.take(5, 3.0), row.take(5, 3.0)]
+
+    assert [since_s for since_s, _ in taken] == [1.0, 1.0]
+    assert [[one.tag for one in part] for _, part in taken] == [[0, 1, 2, 3, 4], [5, 6, 7]]
+    assert len(row) == 0

@@ -150,7 +150,7 @@ class Worker:
         # Why not ahead: batches grow in the consumer while lanes write, and small ones cost more each.
         return any(lane.is_idle for lane in self._lanes) and self._blocked() <= self._prefetch // 2
 
-    def _hand_out(self, deliveries: Sequence[Delivery]) -> None:
+    def _hand_out(self, deliveries: list[Delivery]) -> None:
         if self._broker_fault:
             _log.info("Sink %s: events come again", self._name)
             self._broker_fault = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from gateway.broker import Delivery
@@ -55,7 +55,7 @@ class Lane:
             return self._hand_since_s
         return self._queue.oldest_s
 
-    def add(self, deliveries: Iterable[Delivery]) -> None:
+    def add(self, deliveries: list[Delivery]) -> None:
         """Take *deliveries*, to be written behind those that are here."""
         self._queue.add(deliveries, time.monotonic())
         self._arrived.set()
@@ -102,8 +102,9 @@ class Lane:
         if now_s - self._access.held_since_s > MOST_HELD_S:
             raise GiveBack("held")
         part = self._queue.take(self._bench.config.batch_max_events, now_s)
-        self._hand_since_s, self._in_hand = part[0][0], len(part)
-        await self._bring(shift, [delivery for _, delivery in part])
+        self._hand_since_s, deliveries = part
+        self._in_hand = len(deliveries)
+        await self._bring(shift, deliveries)
         if self._strict is not None:
             await self._strict.settle(shift, part)
         self._in_hand = 0
@@ -143,12 +144,13 @@ class Lane:
 
     async def _settle(self, shift: Shift, pairs: Sequence[Pair], failures: Failures) -> Sequence[Pair]:
         """Acknowledge what is written, deal with the others; return those to be tried again in place."""
+        if not failures:
+            await self._fate.written(shift, [delivery for delivery, _ in pairs])
+            self._bench.limit.wrote(len(pairs))
+            return ()
         done = [delivery for at, (delivery, _) in enumerate(pairs) if at not in failures]
         if done:
             await self._fate.written(shift, done)
-        if not failures:
-            self._bench.limit.wrote(len(done))
-            return ()
         again: list[Pair] = []
         away: Unavailable | None = None
         for at, pair in enumerate(pairs):

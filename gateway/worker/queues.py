@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol
 
 from gateway.backoff import Backoff
@@ -15,8 +16,8 @@ _PART_BYTES = 1_048_576
 """So much of bodies is read and written at once, or one event: parsed they may take fifty times the room."""
 _RETRY_MIN_S = 0.2
 _RETRY_MAX_S = 15.0
-Taken = tuple[float, Delivery]
-"""When (monotonic, seconds) it was taken from the broker, and what."""
+Part = tuple[float, list[Delivery]]
+"""When (monotonic, seconds) the oldest of them was taken from the broker, and what, in order."""
 
 
 class Queue(Protocol):
@@ -29,7 +30,7 @@ class Queue(Protocol):
         """When the oldest of what waits was taken."""
         ...
 
-    def add(self, deliveries: Iterable[Delivery], now_s: float) -> None:
+    def add(self, deliveries: list[Delivery], now_s: float) -> None:
         """Let *deliveries* wait behind what is here."""
         ...
 
@@ -37,8 +38,11 @@ class Queue(Protocol):
         """Return in how many seconds there is something to write; None: when something is added."""
         ...
 
-    def take(self, most: int, now_s: float) -> list[Taken]:
-        """Return what is to be written next, in order: at most *most* events, and 1 MiB or one event."""
+    def take(self, most: int, now_s: float) -> Part:
+        """Return what is to be written next: at most *most* events, and 1 MiB or one event.
+
+        To be called when something is ready.
+        """
         ...
 
     def clear(self) -> None:
@@ -50,38 +54,42 @@ class Row:
     """One row: what came first goes first."""
 
     def __init__(self) -> None:
-        self._row: deque[Taken] = deque()
+        self._parts: deque[Part] = deque()
 
     def __len__(self) -> int:
-        return len(self._row)
+        return sum(len(deliveries) for _, deliveries in self._parts)
 
     @property
     def oldest_s(self) -> float | None:
-        return self._row[0][0] if self._row else None
+        return self._parts[0][0] if self._parts else None
 
-    def add(self, deliveries: Iterable[Delivery], now_s: float) -> None:
-        self._row.extend((now_s, delivery) for delivery in deliveries)
+    def add(self, deliveries: list[Delivery], now_s: float) -> None:
+        if deliveries:
+            self._parts.append((now_s, deliveries))
 
     def ready_in(self, now_s: float) -> float | None:
-        return 0.0 if self._row else None
+        return 0.0 if self._parts else None
 
-    def take(self, most: int, now_s: float) -> list[Taken]:
-        part: list[Taken] = []
-        size_bytes = 0
-        while self._row and len(part) < most:
-            size_bytes += len(self._row[0][1].body)
-            if part and size_bytes > _PART_BYTES:
-                break
-            part.append(self._row.popleft())
-        return part
+    def take(self, most: int, now_s: float) -> Part:
+        since_s, part = self._parts.popleft()
+        if self._parts and len(part) < most:
+            part = [*part]
+            while self._parts and len(part) < most:
+                part += self._parts.popleft()[1]
+        count = min(most, _fitting(part))
+        if count < len(part):
+            self._parts.appendleft((since_s, part[count:]))
+            part = part[:count]
+        return since_s, part
 
     def clear(self) -> None:
-        self._row.clear()
+        self._parts.clear()
 
 
 @dataclass(slots=True)
 class _Conversation:
-    events: deque[Taken] = field(default_factory=deque)
+    events: deque[tuple[float, Delivery]] = field(default_factory=deque)
+    """With when each was taken."""
     failing_since_s: float | None = None
     retry_s: float = 0.0
     backoff: Backoff = field(default_factory=lambda: Backoff(_RETRY_MIN_S, _RETRY_MAX_S, random.random))
@@ -106,7 +114,7 @@ class Conversations:
         """How many events wait for one of their conversation that fails, these included."""
         return sum(len(one.events) for one in self._by_key.values() if one.failing_since_s is not None)
 
-    def add(self, deliveries: Iterable[Delivery], now_s: float) -> None:
+    def add(self, deliveries: list[Delivery], now_s: float) -> None:
         for delivery in deliveries:
             self._of(delivery).events.append((now_s, delivery))
             self._count += 1
@@ -115,21 +123,16 @@ class Conversations:
         waits = [max(0.0, one.retry_s - now_s) for one in self._by_key.values() if one.events]
         return min(waits, default=None)
 
-    def take(self, most: int, now_s: float) -> list[Taken]:
-        part: list[Taken] = []
-        size_bytes = 0
-        for key, one in list(self._by_key.items()):
-            if not one.events or one.retry_s > now_s:
-                continue
-            size_bytes += len(one.events[0][1].body)
-            if len(part) >= most or (part and size_bytes > _PART_BYTES):
-                break
-            part.append(one.events.popleft())
-            self._by_key[key] = self._by_key.pop(
-                key
-            )  # Why: to the end, so that each conversation has its turn
+    def take(self, most: int, now_s: float) -> Part:
+        ready = [key for key, one in self._by_key.items() if one.events and one.retry_s <= now_s][:most]
+        firsts = [self._by_key[key].events[0][1] for key in ready]
+        part, since_s = firsts[: _fitting(firsts)], now_s
+        for delivery in part:
+            # Why to the end: so that each conversation has its turn.
+            one = self._by_key[delivery.key] = self._by_key.pop(delivery.key)
+            since_s = min(since_s, one.events.popleft()[0])
         self._count -= len(part)
-        return part
+        return since_s, part
 
     def clear(self) -> None:
         self._by_key.clear()
@@ -143,10 +146,13 @@ class Conversations:
         if not one.events:
             del self._by_key[delivery.key]
 
-    def failed(self, taken: Taken, now_s: float) -> float:
-        """Put *taken* back in front of its conversation, which waits; return how long it has failed."""
-        one = self._of(taken[1])
-        one.events.appendleft(taken)
+    def failed(self, delivery: Delivery, taken_s: float, now_s: float) -> float:
+        """Put *delivery* back in front of its conversation, which waits; return how long it has failed.
+
+        *taken_s*: when it was taken from the broker, or something older.
+        """
+        one = self._of(delivery)
+        one.events.appendleft((taken_s, delivery))
         self._count += 1
         if one.failing_since_s is None:
             one.failing_since_s = now_s
@@ -164,3 +170,11 @@ class Conversations:
         if one is None:
             one = self._by_key[delivery.key] = _Conversation()
         return one
+
+
+def _fitting(deliveries: Sequence[Delivery]) -> int:
+    """Return how many of *deliveries* have 1 MiB, or 1."""
+    sizes = [len(delivery.body) for delivery in deliveries]
+    if sum(sizes) <= _PART_BYTES:
+        return len(sizes)
+    return max(1, sum(total <= _PART_BYTES for total in accumulate(sizes)))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 
 from gateway.broker import Delivery
 from gateway.errors import Poison, Unavailable
 from gateway.worker.fate import Fate
-from gateway.worker.queues import Conversations, Taken
+from gateway.worker.queues import Conversations, Part
 from gateway.worker.shift import Bench, GiveBack, Shift
 
 _log = logging.getLogger(__name__)
@@ -30,18 +29,18 @@ class Strict:
         """Note that *delivery*, which is in hand, can't be written now."""
         self._failing[delivery.tag] = why
 
-    async def settle(self, shift: Shift, part: Sequence[Taken]) -> None:
+    async def settle(self, shift: Shift, part: Part) -> None:
         """Let the conversations of *part* go on, or wait for what was noted; park what has failed too long.
 
         Raises GiveBack, or Unavailable when the broker is gone.
         """
         failing, self._failing = self._failing, {}
-        for taken in part:
-            _, delivery = taken
+        since_s, deliveries = part
+        for delivery in deliveries:
             why = failing.get(delivery.tag)
             if why is None:
                 self.queue.settled(delivery)
-            elif self.queue.failed(taken, time.monotonic()) > self._bench.config.strict_hold_s:
+            elif self.queue.failed(delivery, since_s, time.monotonic()) > self._bench.config.strict_hold_s:
                 await self._park(shift, delivery.key, why)
         self._tell(next(iter(failing.values()), None))
 

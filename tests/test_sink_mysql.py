@@ -371,6 +371,21 @@ async def test_a_deadlock_is_tried_again(place: MysqlPlace, monkeypatch: pytest.
     assert len(await place.exits()) == 4
 
 
+async def test_a_session_outlives_quiet_days(place: MysqlPlace) -> None:
+    """Servers hang up on who says nothing for some hours; a queue may be quiet for longer."""
+    place.run("SET GLOBAL wait_timeout = 1")
+    try:
+        sink = place.sink()
+        await sink.open()
+        assert sink._link is not None
+        found = sink._link.rows("SELECT @@wait_timeout")
+        await sink.close()
+    finally:
+        place.run("SET GLOBAL wait_timeout = DEFAULT")
+
+    assert found == [(31_536_000,)]
+
+
 async def test_a_session_that_was_ended_is_made_anew(place: MysqlPlace) -> None:
     """An administrator or a failover ends it; the worker opens and goes on."""
     sink = place.sink()

@@ -1,14 +1,20 @@
 """Tables of the user's own, in each database: which row an event makes or changes, and what it never changes."""
 
+import asyncio
 import itertools
 import json
 import random
+import re
+import textwrap
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+import pymysql
 import pytest
+import yaml
 
 from gateway import build
 from gateway.config import SinkBase
@@ -375,8 +381,6 @@ async def test_a_table_that_does_not_fit_is_told_at_the_start(
 
 async def test_two_workers_that_start_at_once_share_a_table(database: Database) -> None:
     """Both make it and write the same rows in opposite orders; the newest of each key stays."""
-    import asyncio
-
     events = [happened(f"{at:03d}", at, f"k{at % 150:03d}") for at in range(300)]
     sinks = [sink_of(database, **GROUP) for _ in range(2)]
     await asyncio.gather(*(sink.open() for sink in sinks))
@@ -424,13 +428,10 @@ async def test_a_batch_is_one_statement(database: Database, monkeypatch: pytest.
     """One round trip writes it, on servers."""
     if isinstance(database, SqlitePlace):
         pytest.skip("a file has no round trips")
-    from asyncpg import Connection
-
-    from gateway.sinks.mysql_link import Link
-
     sink = sink_of(database, **GROUP)
     await sink.open()
-    kind, name = (Connection, "execute") if isinstance(database, PostgresPlace) else (Link, "run")
+    kind: Any = asyncpg.Connection if isinstance(database, PostgresPlace) else pymysql.Connection
+    name = "execute" if isinstance(database, PostgresPlace) else "_execute_command"
     calls, real = [], getattr(kind, name)
     monkeypatch.setattr(kind, name, lambda *given: calls.append(given) or real(*given))
     await sink.write([happened(str(at), at, f"k{at}") for at in range(300)])
@@ -589,3 +590,57 @@ async def test_a_unique_index_of_the_users_keeps_its_word(database: Database) ->
 
     assert set(failures) in ({0}, {1})
     assert len(await values(database)) == 2
+
+
+PAGE = (Path(__file__).parent.parent / "docs/sinks.md").read_text().partition("### A table of your own")[2]
+
+
+def shown(name: str, **place: str) -> dict[str, Any]:
+    """Return the configuration of the sink *name* on the page, on another *place*."""
+    block = next(
+        one for one in re.findall(r"^    sinks:\n(?:^    .+\n)+", PAGE, flags=re.M) if f" {name}:" in one
+    )
+    sink: dict[str, Any] = yaml.safe_load(textwrap.dedent(block))["sinks"][name]
+    return {**{key: value for key, value in sink.items() if key != "kind"}, **place}
+
+
+async def test_the_table_of_the_page_works_with_its_configuration(on_postgres: PostgresPlace) -> None:
+    """Whoever pastes both finds the members that left, and what the application wrote beside them stays."""
+    table = textwrap.dedent(re.findall(r"^    CREATE TABLE(?:.+\n)+", PAGE, flags=re.M)[0])
+    await on_postgres.run(table)
+    keys = shown("members", dsn=on_postgres.dsn)
+    await write(on_postgres, keys, [exit_event("1")])
+    await on_postgres.run("UPDATE left_members SET seen = true")
+    later = exit_event("2", time="2023-01-01T00:00:00.000Z", members=["jared"], operator="ann")
+    await write(on_postgres, keys, [later, exit_event("0", time="2021-01-01T00:00:00.000Z")])
+
+    rows = await on_postgres.run(
+        "SELECT member, removed_by, left_at::text, seen FROM left_members ORDER BY member"
+    )
+    assert [tuple(row) for row in rows] == [
+        ("jared", "ann", "2023-01-01 00:00:00+00", True),
+        ("tommy", "leckie", "2022-12-09 08:26:54.123+00", True),
+    ]
+
+
+async def test_the_last_messages_of_the_page_work(on_mysql: MysqlPlace) -> None:
+    """The row of a group is its message with the highest MsgSeq."""
+    batch = [said("a", 5, 9), said("b", 7, 8), said("c", 6, 10)]
+    for event in batch:
+        event.data["group_id"], event.data["from"] = "g", "jared"  # type: ignore[index]
+    await write(on_mysql, shown("last_messages", dsn=on_mysql.dsn), batch)
+
+    assert on_mysql.run("SELECT group_id, sender, seq, event_id FROM last_messages") == [
+        ("g", "jared", "7", "b")
+    ]
+
+
+async def test_the_log_of_the_page_works(tmp_path: Path) -> None:
+    """Every event is a row of its own, once."""
+    place = SqlitePlace(tmp_path)
+    event = exit_event("1")
+    await write(place, shown("log", path=str(place.config.path)), [event, event, exit_event("2")], [event])
+
+    rows = place.rows("SELECT id, type, at, data FROM log ORDER BY id")
+    assert [row[:3] for row in rows] == [("1", event.type, TIME), ("2", event.type, TIME)]
+    assert json.loads(rows[0][3]) == event.data

@@ -23,7 +23,7 @@ _SQL_MODE = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION"
 
 
 class Link:
-    """An open connection: text is utf8mb4, times are UTC, and nothing is durable before ``commit``."""
+    """An open connection: text is utf8mb4, times are UTC, nothing is durable before ``commit``."""
 
     def __init__(self, config: MysqlSink, program: str) -> None:
         """Connect. Raises Unavailable, OSError or pymysql's errors."""
@@ -45,8 +45,9 @@ class Link:
         try:
             self._connection.connect(sock)
             # Why the lock's timeout: a session whose client is gone would wait on, and hold up the next one.
+            # Why the other: a queue may be quiet for longer than the hours after which servers hang up.
             self.run(
-                "SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = %s",
+                "SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = %s, wait_timeout = 31536000",
                 (max(1, int(config.write_timeout_s)),),
             )
             # Why: the default level also locks the gaps between keys, which is how two inserts deadlock.

@@ -258,6 +258,21 @@ async def test_a_password_may_hold_any_character(place: MysqlPlace) -> None:
         place.run("DROP USER odd@'127.0.0.1'")
 
 
+async def test_a_login_that_takes_another_library_is_told(place: MysqlPlace) -> None:
+    """It is a matter of the user's account, and the events wait."""
+    place.run(
+        "INSTALL SONAME 'auth_ed25519'",
+        "CREATE USER ed@'127.0.0.1' IDENTIFIED VIA ed25519 USING PASSWORD('pw')",
+    )
+    try:
+        failure = await refusal(other(place, user="ed", password="pw"))
+    finally:
+        place.run("DROP USER ed@'127.0.0.1'", "UNINSTALL SONAME 'auth_ed25519'")
+
+    assert failure.reason == "no_rights"
+    assert "nacl" in failure.detail
+
+
 async def test_a_newer_database_is_left_alone(place: MysqlPlace) -> None:
     """An older gateway must not write what it does not understand; the events wait for the upgrade."""
     await write(place.sink(), exit_event("1"))

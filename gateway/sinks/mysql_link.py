@@ -43,7 +43,7 @@ class Link:
         # Why a copy: TLS takes the socket itself over.
         self._lever = sock.dup()
         try:
-            self._connection.connect(sock)
+            self._log_in(sock)
             # Why the lock's timeout: a session whose client is gone would wait on, and hold up the next one.
             # Why the other: a queue may be quiet for longer than the hours after which servers hang up.
             self.run(
@@ -57,6 +57,14 @@ class Link:
             sock.close()
             self.close()
             raise
+
+    def _log_in(self, sock: socket.socket) -> None:
+        try:
+            self._connection.connect(sock)
+        except RuntimeError as error:  # the driver's word for a way to log in that takes another library
+            raise Unavailable(
+                "no_rights", f"MySQL: the login can't be made: {error}; its events wait."
+            ) from error
 
     def run(self, sql: str, values: Sequence[object] = ()) -> int:
         """Run one statement, *values* in the places of its ``%s``; return how many rows it changed."""
@@ -122,8 +130,6 @@ def errors_in_our_words(where: str) -> Iterator[None]:
         yield
     except (OSError, pymysql.err.MySQLError) as error:
         raise unavailable(error, where) from error
-    except RuntimeError as error:  # Why: the driver's word for a login that needs a library which is missing
-        raise Unavailable("no_rights", f"MySQL {where}: the login can't be made: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,8 @@ def write_new(link: Link, prefix: str, rows: Sequence[Keyed[EventRow]]) -> None:
         link.rollback()
         there = _there(link, prefix, rows)
         new = [keyed for keyed in rows if (keyed.row.source, keyed.row.id) not in there]
-        if len(new) == len(
-            rows
-        ):  # what is there twice is no event, but something that an operator made unique
-            raise
+        if len(new) == len(rows):
+            raise  # Why: what is there is no event of these, but something that an operator made unique
         if new:
             write_new(link, prefix, new)
 

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.broker.rabbitmq.outlet import Outlet
 from gateway.config import AmqpSink
 from gateway.errors import Poison, Unavailable
 from gateway.event import Event
@@ -317,3 +318,20 @@ def test_a_gateway_forwards_to_another_virtual_host(
         {"group": "@TGS#1", "who": [f"u{number}"]} for number in range(20)
     ]
     assert {one["type"] for one in found} == {"im.group.member.exited"}
+
+
+def test_each_key_of_the_connection_is_the_brokers_key_of_that_name(tmp_path: Path) -> None:
+    """TLS files, heartbeat and deadlines do for this connection what they do for the gateway's own."""
+    given = {
+        "url": ("amqps://h/v", "amqps://i/v"),
+        **{name: tmp_path / name for name in ("tls_ca", "tls_cert", "tls_key")},
+        "heartbeat_s": 7,
+        "connect_timeout_s": 8.0,
+        "confirm_timeout_s": 9.0,
+    }
+    sink = Outlet(AmqpSink(kind="amqp", exchange="x", **given), "copy")
+
+    assert {name: getattr(sink._broker, name) for name in given} == given
+    assert given.keys() == AmqpSink.model_fields.keys() & type(sink._broker).model_fields.keys() - {
+        "exchange"
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 
 from gateway import destinations, replies
@@ -90,6 +91,11 @@ def make_broker(config: Config, metrics: Metrics) -> Broker:
 
 def make_sink(name: str, config: SinkBase) -> Sink:
     """Return the sink *name*, not opened yet; ConfigError when its driver is not installed."""
+    return make_sinks(name, config, 1)[0]
+
+
+def make_sinks(name: str, config: SinkBase, lanes: int) -> list[Sink]:
+    """Return the sink *name* once for each of the *lanes* of its worker, as ``make_sink`` does."""
     kind, module, extra = _SINKS[type(config)]
     try:
         make = getattr(import_module(module), kind)
@@ -100,7 +106,13 @@ def make_sink(name: str, config: SinkBase) -> Sink:
             f"sinks.{name}: kind {extra} needs the driver {error.name}:"
             f" pip install 'im-callback-gateway[{extra}]'"
         ) from error
-    sink: Sink = make(config, name)
+    first = make(config, name)
+    more = first.sibling if isinstance(config, HttpSink) else partial(make, config, name)
+    sinks: list[Sink] = [first, *(more() for _ in range(lanes - 1))]
+    return [_shaped(sink, name, config) for sink in sinks]
+
+
+def _shaped(sink: Sink, name: str, config: SinkBase) -> Sink:
     return sink if config.transform is None else Transformed(sink, config.transform, name)
 
 
@@ -109,7 +121,7 @@ def make_worker(name: str, config: Config, broker: Broker, metrics: Metrics) -> 
     sink = config.sinks[name]
     names = topology_of(config).sink(name)
     takes = None if "#" in names.patterns else names.takes
-    sinks = [make_sink(name, sink) for _ in range(sink.concurrency)]
+    sinks = make_sinks(name, sink, sink.concurrency)
     return Worker(name, sink, sinks, broker, metrics, takes)
 
 

@@ -22,6 +22,7 @@ import uvloop
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
+from gateway import build
 from gateway.config import HttpSink
 from gateway.errors import Poison, Unavailable
 from gateway.event import Event
@@ -126,6 +127,14 @@ async def test_a_retry_has_the_same_id_and_a_fresh_timestamp(
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     assert int(second.headers["webhook-timestamp"]) - int(first.headers["webhook-timestamp"]) in (100, 101)
     Webhook(SECRET).verify(second.body, second.headers)
+
+
+def test_the_lanes_of_a_worker_know_together_what_gets_through(place: HttpPlace) -> None:
+    """Each has connections of its own; that the service works they tell each other."""
+    lanes = [sink for sink in build.make_sinks("hook", place.config, 3) if isinstance(sink, Http)]
+
+    assert len(set(lanes)) == 3
+    assert len({id(sink._memory) for sink in lanes}) == 1
 
 
 async def test_events_go_in_order_by_one_connection(place: HttpPlace, service: WebhookService) -> None:

@@ -389,6 +389,34 @@ async def test_an_event_that_always_fails_is_named_while_others_get_through() ->
     assert queue.service.taken == [2, 3, 1]
 
 
+async def test_what_got_through_before_an_outage_proves_nothing_in_it() -> None:
+    """An event that fails as the outage begins is not taken for the cause, however long it lasts."""
+    queue = Queue(Service(["take", -1, "take"]))
+    await queue.write()
+    assert queue.left == [1]
+    for _ in range(50):
+        await queue.write()
+        assert queue.failures == {}
+    queue.service.left[1] = "take"
+    await queue.write()
+
+    assert queue.left == []
+
+
+async def test_lanes_tell_each_other_that_the_service_works() -> None:
+    """An event whose lane has no other conversation is told by those of the others."""
+    service, memory = Service([-1]), Memory()
+    for tries in range(1, 10):
+        try:
+            found = await Round("a", "a", service.send, memory).run([[0]])
+            break
+        except Unavailable:
+            await Round([f"b{tries}"], "b", Service(["take"]).send, memory).run([[0]])
+
+    assert tries == _PATIENCE
+    assert list(found) == [0]
+
+
 async def test_when_it_comes_back_alone_it_needs_no_patience_again() -> None:
     """Its retries do not hold up the others each time."""
     queue = Queue(Service([-1, "take", "take"]), [1, 2, 1])
@@ -407,9 +435,9 @@ async def test_many_bad_events_in_front_do_not_hide_that_others_get_through() ->
     """What has failed before is asked last."""
     queue = Queue(Service([-1] * 40 + ["take"] * 10))
 
-    assert await queue.settle()
+    assert await queue.settle(traffic=True)
     assert sorted(queue.failures) == list(range(40))
-    assert sorted(queue.service.taken) == list(range(40, 50))
+    assert sorted(queue.service.taken)[:10] == list(range(40, 50))
 
 
 async def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,5 +448,5 @@ async def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         memory.fail(number)
 
     assert len(memory._failed) == 10
-    assert memory.fail(99) == 2
-    assert memory.fail(0) == 1
+    assert memory.fail(99).times == 2
+    assert memory.fail(0).times == 1

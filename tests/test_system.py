@@ -213,6 +213,33 @@ def test_callbacks_reach_a_service(make, amqp_url, webhook_service, batch):
         Webhook(SECRET).verify(request.body, request.headers)
 
 
+def test_an_event_that_a_service_fails_on_holds_up_no_other_conversation(make, amqp_url, webhook_service):
+    """500 for one event, for a while: others go on, it comes again later by itself, and nothing is parked."""
+    bad, tries = 0, []
+
+    def reply(request):
+        if any(number_of(event) == bad for event in request.events):
+            tries.append(len(webhook_service.taken))
+            return Reply(500 if len(tries) < 7 else 204)
+        return Reply()
+
+    webhook_service.reply = reply
+    gateway = hooked(make, amqp_url, webhook_service)
+    sender = gateway.sender()
+    assert sender.post(bad, GroupId="@TGS#bad")
+    number = 0
+    retried = "gateway_sink_retried_total{reason=http_500,sink=hook}"
+    while gateway.metrics().get(retried, 0) == 0:
+        number += 1
+        assert sender.post(number, GroupId=f"@TGS#{number % 5}")
+        eventually(lambda: number in map(number_of, webhook_service.taken), "the others go on")  # noqa: B023
+    assert 5 <= len(tries) <= 6
+    eventually(lambda: bad in map(number_of, webhook_service.taken), "it comes again", 60)
+
+    assert len(webhook_service.taken) == number + 1
+    assert not any("parked" in name and value for name, value in gateway.metrics().items())
+
+
 def test_a_service_that_is_gone_stops_its_sink_until_a_restart(make, amqp_url, webhook_service):
     """410: nothing more is sent, /readyz and the metric say so; the events are there for the next process."""
     webhook_service.reply = lambda request: Reply(410)

@@ -74,7 +74,7 @@ class HttpSink(SinkBase):
     # Why other defaults: here an event takes as long as the other side needs, and a batch as many times that.
     concurrency: Annotated[Whole, Field(ge=1, le=64)] = 8
     batch_max_events: Annotated[Whole, Field(ge=1, le=10_000)] = 25
-    write_timeout_s: Seconds = 300
+    write_timeout_s: Annotated[Seconds, Field(le=300)] = 300
 
     @model_validator(mode="after")
     def _ends_in_time(self) -> HttpSink:

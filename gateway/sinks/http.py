@@ -38,17 +38,22 @@ _MANY = "application/cloudevents-batch+json; charset=utf-8"
 class Http:
     """One event, or one batch, after the other; a worker has several lanes with one of these each."""
 
-    def __init__(self, config: HttpSink, name: str) -> None:
+    def __init__(self, config: HttpSink, name: str, memory: Memory | None = None) -> None:
         self._config = config
+        self._name = name
         self._where = place(config.url)
         self._keys = keys_of([secret.get_secret_value() for secret in config.secrets])
         self._headers = {"User-Agent": f"im-callback-gateway/{__version__}", "Accept-Encoding": "identity"}
         self._headers |= {key: value.get_secret_value() for key, value in config.headers.items()}
         self._connect_timeout_s = min(_CONNECT_TIMEOUT_S, config.timeout_s / 2)
         self._guard = Guard(config.allow_networks)
-        self._memory = Memory()
+        self._memory = memory or Memory()
         self._session: aiohttp.ClientSession | None = None
         self._tls: ssl.SSLContext | None = None
+
+    def sibling(self) -> Http:
+        """Return one more, for another lane: what gets through there tells what the service is like here."""
+        return Http(self._config, self._name, self._memory)
 
     async def open(self) -> None:
         """Try whether the service can be reached; nothing is sent.

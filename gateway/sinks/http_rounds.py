@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 from gateway.errors import Poison, Unavailable
 from gateway.sinks.http_answers import Doubtful
@@ -21,15 +22,25 @@ _REMEMBERED = 10_000
 _SOON_S = 0.1
 
 
+class Failed(NamedTuple):
+    """How often an event has failed, the last time included."""
+
+    times: int
+    proven: int
+    """Times when others had got through since the time before."""
+    is_proven: bool
+    """The last time was one of these."""
+
+
 class Memory:
-    """How often events have failed, over several writes, and whether others got through meanwhile.
+    """What a worker's lanes know together: which events have failed, and whether others get through.
 
     Bound: the last 10,000.
     """
 
     def __init__(self) -> None:
-        self._failed: dict[Hashable, tuple[int, int]] = {}
-        """How often, and what ``_taken`` was the first time."""
+        self._failed: dict[Hashable, tuple[int, int, int]] = {}
+        """Times, times that were proven, and what ``_taken`` was the last time."""
         self._taken = 0
         """Events taken since the start."""
 
@@ -38,21 +49,22 @@ class Memory:
         self._taken += 1
         self._failed.pop(name, None)
 
-    def fail(self, name: Hashable) -> int:
-        """Return how often the event has failed, this time included."""
-        count, taken_before = self._failed.pop(name, (0, self._taken))
-        self._failed[name] = (count + 1, taken_before)
+    def fail(self, name: Hashable) -> Failed:
+        """Note that the service has not taken an event, for reasons that may be its own."""
+        count, proven, taken_before = self._failed.pop(name, (0, 0, self._taken))
+        is_proven = self._taken > taken_before
+        self._failed[name] = (count + 1, proven + is_proven, self._taken)
         if len(self._failed) > _REMEMBERED:
             del self._failed[next(iter(self._failed))]
-        return count + 1
+        return Failed(count + 1, proven + is_proven, is_proven)
 
     def has_failed(self, name: Hashable) -> bool:
         """Say whether the event has failed and was not taken since."""
         return name in self._failed
 
     def others_got_through(self, name: Hashable) -> bool:
-        """Say whether other events were taken since this one failed first."""
-        return name in self._failed and self._taken > self._failed[name][1]
+        """Say whether other events were taken since this one failed last."""
+        return name in self._failed and self._taken > self._failed[name][2]
 
 
 class Round:
@@ -62,9 +74,9 @@ class Round:
     - Unavailable: the service's state. Nothing more is sent; all that is left comes again.
     - Doubtful, the first times: those behind it with its key wait, so that order is kept, the others go on;
       what is left comes again after the worker's pause.
-    - Doubtful for the fifth time, while others got through: it is the event, not the service. It comes again
-      later by itself, and those behind it go on. While nothing gets through, it stays the service, and no
-      event passes another of its key.
+    - Doubtful for the fifth time, and others got through between all of them: it is the event, not the
+      service. It comes again later by itself, and those behind it go on. While nothing gets through, it stays
+      the service, and no event passes another of its key.
     """
 
     def __init__(
@@ -111,25 +123,30 @@ class Round:
             self._memory.took(self._names[at])
 
     def _not_taken(self, places: Sequence[int], fault: Unavailable, waiting: deque[Sequence[int]]) -> None:
-        names = [self._names[at] for at in places]
-        is_old = isinstance(fault, Doubtful) and max([self._memory.fail(name) for name in names]) >= _PATIENCE
+        if not isinstance(fault, Doubtful):
+            self._hold(places, fault)
+            self._is_over, self._fault = True, fault
+            return
+        failed = [self._memory.fail(self._names[at]) for at in places]
+        is_old = max(one.times for one in failed) >= _PATIENCE
         if is_old and len(places) > 1:
-            return _halve(places, waiting)
-        # Why the only key: there no other can tell, and the events behind this one have to.
-        may_pass = self._memory.others_got_through(names[0]) or len(set(self._keys)) == 1
-        if is_old and may_pass and isinstance(fault, Doubtful):
+            _halve(places, waiting)
+            return
+        if failed[0].proven >= _PATIENCE - 1 and len(places) == 1:
+            self._failures[places[0]] = fault
+        elif is_old and len(set(self._keys)) == 1:
+            # Why: with one key no other can tell, so the events behind this one have to.
             self._aside[places[0]] = fault
         else:
-            self._left += places
-            self._held.add(self._keys[places[0]])
-            self._fault = self._fault or fault
-        if not all(map(self._memory.others_got_through, names)):
-            self._unproven += 1
-        most = _MOST_OLD if is_old else _MOST_NEW
-        self._is_over = not isinstance(fault, Doubtful) or self._unproven >= most
-        if self._is_over:
-            self._fault = fault
-        return None
+            self._hold(places, fault)
+        self._unproven += not all(one.is_proven for one in failed)
+        if self._unproven >= (_MOST_OLD if is_old else _MOST_NEW):
+            self._is_over, self._fault = True, self._fault or fault
+
+    def _hold(self, places: Sequence[int], fault: Unavailable) -> None:
+        self._left += places
+        self._held.add(self._keys[places[0]])
+        self._fault = self._fault or fault
 
     def _result(self) -> Mapping[int, Poison | Unavailable]:
         for at, doubt in self._aside.items():

@@ -273,3 +273,22 @@ async def test_a_delayed_retry_survives_a_restart_of_the_broker(make, rabbitmq):
 
     assert (again.message_id, again.attempt) == (event(1).id, 2)
     assert str(again.headers["history"]).endswith(" one busy")
+
+
+async def test_lanes_keep_each_order_when_their_connection_is_lost(make, work, rabbitmq):
+    """All lanes give back; what comes again comes in order, in front of what no lane had yet."""
+    broker = make(SINKS)
+    sink, _ = work(broker, lanes=4, batch_max_events=5)
+    keyed = [
+        Event(event(number).body, {**event(number).attributes, "partitionkey": f"group/{number % 7}"})
+        for number in range(600)
+    ]
+    for at in range(0, 600, 100):
+        await publish(broker, *keyed[at : at + 100])
+        if at in (100, 300):
+            await asyncio.to_thread(rabbitmq.ctl, "close_all_connections", "test")
+    await numbers_reach(sink, range(600))
+
+    arrived = list(dict.fromkeys(one["data"]["n"] for one in sink.events))
+    for key in range(7):
+        assert [number for number in arrived if number % 7 == key] == list(range(key, 600, 7))

@@ -556,6 +556,48 @@ def _members(gateway):
     return [one["member"] for one in json.loads(gateway.command("exits", "--json", "--limit", "5000"))]
 
 
+GONE = """
+import math
+
+from gateway.sinks import Unavailable
+
+
+class Gone:
+    def write(self, events):
+        raise Unavailable("http_410", "the endpoint is gone for good", math.inf)
+"""
+
+
+def test_a_sink_that_is_gone_for_good_stops_alone(make):
+    """Its worker is unready and says why; the other sink goes on, and the events wait for a restart."""
+    gateway = make(
+        sinks={
+            "gone": {"kind": "python", "target": "gone:Gone"},
+            "audit": {"kind": "jsonl", "path": "var/events.jsonl"},
+        }
+    )
+    (gateway.folder / "gone.py").write_text(GONE)
+    gateway.start("serve")
+    worker = gateway.start("work")
+    assert post_sample(gateway) == OK
+    eventually(lambda: "has stopped" in gateway.logs(), "the stop")
+    sender = gateway.sender()
+    assert all(sender.post(number) for number in range(10))
+
+    eventually(lambda: len(gateway.lines()) == 11, "the events at the other sink")
+    status, body = gateway.get("/readyz", gateway.worker_port)
+    assert status == 503
+    assert json.loads(body)["causes"] == [
+        "sink gone has stopped (http_410): mend it, then restart this process"
+    ]
+    assert gateway.metrics(gateway.worker_port)["gateway_sink_stopped{sink=gone}"] == 1
+    eventually(lambda: gateway.metrics()["gateway_sink_waiting_events{sink=gone}"] == 11, "waiting events")
+    gateway.stop(worker)
+    (gateway.folder / "gone.py").write_text("class Gone:\n    def write(self, events):\n        pass\n")
+    gateway.start("work")
+    eventually(lambda: gateway.metrics()["gateway_sink_waiting_events{sink=gone}"] == 0, "all written")
+
+
 def test_wrong_configuration_ends_with_2_and_words(make):
     """A slip, a port in use, a journal in use: each is said, none is a traceback."""
     gateway = make()

@@ -140,6 +140,29 @@ async def test_nothing_is_acknowledged_before_the_write_returns(world):
     await until(lambda: sink.written == [1, 2])
 
 
+async def test_a_stop_lets_the_write_under_way_end(world):
+    """It is acknowledged, so a restart leaves no second trace of it; nothing else is begun."""
+    broker, start = world
+    await publish(broker, event(1), event(2))
+    writing, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow():
+        writing.set()
+        await gate.wait()
+        return {}
+
+    sink = Scripted(slow)
+    _, _, stop = start(sink, batch_max_events=1)
+    await asyncio.wait_for(writing.wait(), 10)
+    stopping = asyncio.create_task(stop())
+    await asyncio.sleep(0.05)
+    gate.set()
+    await stopping
+
+    assert sink.written == [1]
+    assert (await broker.depth("one")).ready == 1
+
+
 async def test_poison_is_parked_with_its_reason_and_the_others_go_on(world, caplog):
     """One bad event holds nobody up; it stands in the dead queue with reason and time."""
     broker, start = world

@@ -33,6 +33,8 @@ _RETRY_MIN_S = 0.2
 _RETRY_MAX_S = 15.0
 _TRIAL_MIN_S = 5.0
 _TRIAL_MAX_S = 300.0
+_FINISH_S = 3.0
+"""How long a write under way may go on after a stop."""
 _MOST_PREFETCH = 65_535  # Source: AMQP has two bytes for it
 
 
@@ -122,16 +124,16 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 dealing = group.create_task(self._deal(shift))
-                for lane in self._lanes:
-                    group.create_task(lane.work(shift))
+                working = [group.create_task(lane.work(shift)) for lane in self._lanes]
                 try:
                     await shift.ended.wait()
                 finally:
-                    # Why: a driver that loses its connection in that moment may swallow a cancellation.
                     shift.end()
                     dealing.cancel()
                     for lane in self._lanes:
                         lane.wake()
+                    # Why: what is cut off in the middle comes again, and leaves a second trace in some sinks.
+                    await asyncio.wait(working, timeout=_FINISH_S)
         except ExceptionGroup as group_fault:
             raise group_fault.exceptions[0] from None
 

@@ -389,7 +389,7 @@ async def test_a_silent_server_costs_the_timeout_and_no_event(
     place: RedisPlace, redis: services.Redis
 ) -> None:
     """Its late answer belongs to nobody: the next write has a connection of its own."""
-    sink = place.sink(write_timeout_s=0.5)
+    sink = place.sink(write_timeout_s=2)
     await sink.open()
     os.kill(redis.pid, signal.SIGSTOP)
     with pytest.raises(Unavailable) as caught:

@@ -32,7 +32,10 @@ class Forbidden(OSError):
     """The address is not a public one, and no network of ``allow_networks`` has it."""
 
     def __init__(self, address: object) -> None:
-        super().__init__(errno.EACCES, f"{address} is no public address, and not in allow_networks")
+        super().__init__(
+            errno.EACCES,
+            f"{address} is no public address; if the service is yours, name its network in allow_networks",
+        )
 
 
 class Guard:

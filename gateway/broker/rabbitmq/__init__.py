@@ -16,6 +16,7 @@ from gateway.broker import Delivery, Depth, Unconfirmed
 from gateway.broker.rabbitmq import declare, management
 from gateway.broker.rabbitmq.consume import Consumer
 from gateway.broker.rabbitmq.dead import Dead, Locks, copy_of
+from gateway.broker.rabbitmq.direct import DirectChannel
 from gateway.broker.rabbitmq.events import EventPublisher
 from gateway.broker.rabbitmq.keeper import Keeper
 from gateway.broker.rabbitmq.link import Link, close_channel
@@ -68,7 +69,7 @@ class RabbitMQ:
         names = self._topology.sink(sink)
         if self._config.declare == "apply":
             await self._declare(self._consume_link)
-        channel = await self._consume_link.channel(aiormq.Channel, confirms=False)
+        channel = await self._consume_link.channel(DirectChannel, confirms=False)
         ready = partial(self._ready, names.queue)
         consumer = Consumer(channel, names, self._publish_copy, ready, self._most_bytes)
         try:

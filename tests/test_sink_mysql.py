@@ -156,6 +156,21 @@ async def test_what_an_operators_rule_refuses_is_poison(place: MysqlPlace) -> No
     assert [event["id"] for event in await place.events()] == ["2"]
 
 
+async def test_a_duplicate_that_a_trigger_makes_is_the_events(place: MysqlPlace) -> None:
+    """It does not pass for an event that is there already: neither it nor its exits are half written."""
+    await write(place.sink())
+    place.run(
+        "CREATE TABLE leavers (member varchar(9) PRIMARY KEY)",
+        "CREATE TRIGGER note AFTER INSERT ON im_member_exits FOR EACH ROW INSERT INTO leavers VALUES (NEW.member)",
+    )
+    batch = [exit_event("1", members=["a"]), exit_event("2", members=["a"]), exit_event("3", members=["b"])]
+    failures = await write(place.sink(), *batch)
+
+    assert {at: failure.reason for at, failure in failures.items()} == {1: "refused_by_database"}
+    assert [event["id"] for event in await place.events()] == ["1", "3"]
+    assert sorted(row.event_id for row in await place.exits()) == ["1", "3"]
+
+
 async def test_poison_names_no_value(place: MysqlPlace) -> None:
     """What a stranger sent does not reach the log by way of an error."""
     good = exit_event("1")

@@ -43,7 +43,8 @@ _STEPS: tuple[tuple[str, ...], ...] = (
 )
 SCHEMA_VERSION = len(_STEPS)
 # Exact, blanks at the end too: with others two ids could be one. MySQL's, MariaDB's, the best of MySQL 5.7.
-_COLLATIONS = ("utf8mb4_0900_bin", "utf8mb4_nopad_bin", "utf8mb4_bin")
+_COLLATIONS = ("utf8mb4_0900_bin", "utf8mb4_nopad_bin")
+_NEXT_BEST = "utf8mb4_bin"
 
 
 def prepare(link: Link, prefix: str) -> None:
@@ -118,4 +119,4 @@ def has_table(link: Link, table: str) -> bool:
 def exact_collation(link: Link) -> str:
     """Return the server's collation that tells all texts apart."""
     found = {name for (name,) in link.rows("SELECT collation_name FROM information_schema.collations")}
-    return next(name for name in _COLLATIONS if name in found)
+    return next((name for name in _COLLATIONS if name in found), _NEXT_BEST)

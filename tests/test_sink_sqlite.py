@@ -271,3 +271,20 @@ async def test_what_is_no_text_is_poison(place: SqlitePlace) -> None:
     }
     assert all(isinstance(failure, Poison) for failure in failures.values())
     assert await ids(place) == ["1", "4"]
+
+
+async def test_what_an_operators_rule_refuses_is_poison_with_its_exits(place: SqlitePlace) -> None:
+    """A rule on either table is content: that event will never pass it, and the others do not wait for it."""
+    await write(place)
+    place.rows(
+        "CREATE TRIGGER nobody BEFORE INSERT ON member_exits WHEN NEW.member = 'nobody'"
+        " BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
+    sink = place.sink()
+    await sink.open()
+    failures = await sink.write([exit_event("1", members=["a", "nobody"]), exit_event("2", members=["b"])])
+    await sink.close()
+
+    assert {at: failure.reason for at, failure in failures.items()} == {0: "refused_by_database"}
+    assert [event["id"] for event in await place.events()] == ["2"]
+    assert [row.member for row in await place.exits()] == ["b"]

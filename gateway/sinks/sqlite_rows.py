@@ -32,14 +32,15 @@ class EventTables:
     def write(self, connection: sqlite3.Connection, events: Sequence[Event]) -> dict[int, Poison]:
         rows, failures = shape(events)
         for index, row in rows:
+            connection.execute("SAVEPOINT event")  # Why: an event and its exits stand or fall together
             try:
-                is_new = _insert_event(connection, row)
-            # The statement alone was rolled back: too big, or no text that SQLite can hold.
+                if _insert_event(connection, row):
+                    connection.executemany(_INSERT_EXIT, map(_exit_values, row.exits))
+            # Too big, no text that SQLite can hold, or against a rule that an operator made.
             except (sqlite3.DataError, sqlite3.IntegrityError, UnicodeError) as error:
+                connection.execute("ROLLBACK TO event")
                 failures[index] = Poison("refused_by_database", type(error).__name__)
-                continue
-            if is_new:
-                connection.executemany(_INSERT_EXIT, map(_exit_values, row.exits))
+            connection.execute("RELEASE event")
         return failures
 
 

@@ -92,13 +92,21 @@ async def test_what_the_server_refuses_is_named_and_the_rest_written(place: Post
     assert len(await place.exits()) == 190
 
 
-async def test_what_an_operators_constraint_refuses_is_poison(place: PostgresPlace) -> None:
-    """A rule of the operator's own is content too: that event will never pass it."""
+async def test_what_an_operators_rule_refuses_is_poison(place: PostgresPlace) -> None:
+    """A constraint and a trigger of the operator's are content too: that event will never pass them."""
     await write(place.sink())
-    await place.run("ALTER TABLE im_events ADD CHECK (event->'data'->>'group_id' <> 'forbidden')")
-    failures = await write(place.sink(), exit_event("1", group_id="forbidden"), exit_event("2"))
+    await place.run(
+        "ALTER TABLE im_events ADD CHECK (event->'data'->>'group_id' <> 'forbidden')",
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN IF NEW.member = 'nobody' THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER refuse BEFORE INSERT ON im_member_exits FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    batch = [exit_event("1", group_id="forbidden"), exit_event("2"), exit_event("3", members=["nobody"])]
+    failures = await write(place.sink(), *batch)
 
-    assert {at: failure.reason for at, failure in failures.items()} == {0: "refused_by_database"}
+    assert {at: failure.reason for at, failure in failures.items()} == dict.fromkeys(
+        (0, 2), "refused_by_database"
+    )
     assert [event["id"] for event in await place.events()] == ["2"]
 
 

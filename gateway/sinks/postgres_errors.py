@@ -24,8 +24,9 @@ _REASONS = {
     "57": ("unreachable", "the server stops, starts or ended the session"),
     "57014": ("timeout", "the server cancelled the statement"),
 }
-# Data exceptions, violated constraints, program limits; 21: two keys of a batch that are one to the server.
-_CONTENT = ("21", "22", "23", "54")
+# Data exceptions, violated constraints, program limits, what an operator's trigger raises; 21: two keys of a
+# batch that are one to the server.
+_CONTENT = ("21", "22", "23", "54", "P0001")
 
 
 def is_content(error: asyncpg.PostgresError) -> bool:

@@ -569,6 +569,22 @@ async def test_what_was_written_before_the_sink_named_a_time_is_acknowledged(wor
     assert depth.retry == 0
 
 
+async def test_a_sink_that_names_a_time_for_every_event_is_away(world, caplog):
+    """It took nothing, whichever way it says so: one outage, told once, and held no longer than any other."""
+    caplog.set_level(logging.INFO)
+    broker, start = world
+    await publish(broker, event(1), event(2))
+    busy = Unavailable("http_429", wait_s=0.1)
+    sink = Scripted(*[{0: busy, 1: busy}] * 12)
+    start(sink, hold_max_s=0.6)
+    await settled(broker)
+
+    assert sink.written == [1, 2]
+    assert "go back to the queue" in caplog.text
+    assert len([one for one in caplog.messages if "takes nothing (http_429" in one]) == 1
+    assert len([one for one in caplog.messages if "takes events again" in one]) <= 1
+
+
 async def test_a_sink_that_is_gone_for_good_stops(world, caplog):
     """Loud, by metric and in readiness; its events stay in the queue, and it is not tried again."""
     broker, start = world

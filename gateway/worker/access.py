@@ -84,6 +84,8 @@ class Access:
                     if self._must_open:
                         await self._open()
                     failures = await self._sink.write(events)
+                if len(failures) == len(events):
+                    _raise_if_away(list(failures.values()))
             except Poison:
                 self._failing_since_s = None
                 raise
@@ -145,3 +147,9 @@ class Access:
         if then_s - self.held_since_s > MOST_HELD_S:
             raise GiveBack("held")
         await shift.pause(delay_s)
+
+
+def _raise_if_away(failures: Sequence[Poison | Unavailable]) -> None:
+    """Raise the first of *failures* when all name a time: that is said of the sink, and it took nothing."""
+    if all(isinstance(why, Unavailable) and why.wait_s for why in failures):
+        raise failures[0]

@@ -644,3 +644,17 @@ async def test_the_log_of_the_page_works(tmp_path: Path) -> None:
     rows = place.rows("SELECT id, type, at, data FROM log ORDER BY id")
     assert [row[:3] for row in rows] == [("1", event.type, TIME), ("2", event.type, TIME)]
     assert json.loads(rows[0][3]) == event.data
+
+
+async def test_rows_whose_version_is_taken_away_are_filled_anew(database: Database) -> None:
+    """That is how a column that was added, or an expression that was wrong, is made up for from the journal."""
+    batch = [happened("1", 5), happened("2", 3, "m")]
+    await write(database, GROUP, batch)
+    keys = {**GROUP, "columns": {"k": "data.k", "v": "join('', [data.v, '!'])"}}
+    await write(database, keys, batch)
+    before = await values(database)
+    await sql(database, "UPDATE last_seen SET im_version = NULL")
+    await write(database, keys, batch)
+
+    assert before == [("k", "1"), ("m", "2")]
+    assert await values(database) == [("k", "1!"), ("m", "2!")]

@@ -16,7 +16,8 @@ from gateway import allocator, build
 from gateway.admin import Admin, Health
 from gateway.banner import banner
 from gateway.broker import Broker
-from gateway.config import Config
+from gateway.config import Config, is_loopback
+from gateway.dead.api import DeadApi
 from gateway.errors import ConfigError, FatalError
 from gateway.forwarder import Forwarder
 from gateway.journal import Journal
@@ -88,7 +89,7 @@ class Gateway:
                 self._workers[name] = build.make_worker(name, self._config, broker, self._metrics)
                 self._start(f"worker {name}", self._workers[name].run())
             self._start("sampler", self._sampler(broker).run())
-            admin = await self._start_admin()
+            admin = await self._start_admin(broker)
             front = await self._start_front()
             port = self._port_of(front)
             said = banner(self._config, port, serves=self._serves, sinks=self._names, signed=self._signed)
@@ -126,9 +127,11 @@ class Gateway:
         self._start("watch on files", files.watch())
         return runner
 
-    async def _start_admin(self) -> web.AppRunner:
+    async def _start_admin(self, broker: Broker) -> web.AppRunner:
         config = self._config.admin
-        admin = Admin(config.token.get_secret_value(), self._health, self._metrics)
+        token, is_local = config.token.get_secret_value(), is_loopback(config.host)
+        routes = DeadApi(broker, {name: self._config.sinks[name] for name in self._names}).routes()
+        admin = Admin(token, self._health, self._metrics, routes, is_local=is_local)
         runner = web.AppRunner(
             admin.application(), access_log=None, shutdown_timeout=1.0, keepalive_timeout=_ADMIN_IDLE_S
         )

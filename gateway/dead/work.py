@@ -60,6 +60,13 @@ class Work:
                     if self.chosen.events == self._limit:
                         return
 
+    async def first(self) -> Delivery | None:
+        """Return the first that is chosen; it stays there."""
+        async with aclosing(self.look()) as found:
+            async for delivery in found:
+                return delivery
+        return None
+
     async def count(self) -> None:
         """Count what is chosen in ``chosen``."""
         self.chosen = Counts()

@@ -102,7 +102,7 @@ class RabbitMQ:
     async def dead(self, sink: str, who: str) -> AsyncIterator[Dead]:
         names = self._topology.sink(sink)
         if self._config.declare == "apply":
-            await self._declare(self._consume_link)
+            await self._keeper.declare(self._consume_link)
         await self._ready(names.queue)  # Why asked: without it the exchange would send all to im.unrouted
         async with self._locks.hold(names, who):
             reader = Reader(self._consume_link, names.dead, self._most_bytes, is_alone=True)

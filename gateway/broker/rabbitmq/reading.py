@@ -56,7 +56,8 @@ class Reader:
         self._opened_s = 0.0
         self._windows = self._window = self._in_window = 0
         self._window_max = WINDOW_MAX
-        self._passed = self._given = self._skip = 0
+        self._passed = self._skip = 0
+        self._given: list[int] = []
         self._buffer: deque[Delivery] = deque()
         self._bytes = 0
         self._is_cut = self._is_cancelled = False
@@ -75,7 +76,7 @@ class Reader:
 
     async def page(self, most_events: int) -> list[Delivery]:
         """Return the next events, at most *most_events*; none: the end. Raises Unavailable."""
-        self._passed, self._given = self._passed + self._given, 0
+        self._passed, self._given = self._passed + len(self._given), []
         self._open_channel()
         if time.monotonic() - self._opened_s > HELD_MAX_S:
             await self._reopen()
@@ -93,7 +94,7 @@ class Reader:
             await asyncio.sleep(_LOOK_S)  # for what is on its way
         page = [self._buffer.popleft() for _ in range(min(most_events, len(self._buffer)))]
         self._bytes -= sum(len(delivery.body) for delivery in page)
-        self._given = len(page)
+        self._given = [delivery.tag for delivery in page]
         self.todo -= len(page)
         return page
 
@@ -102,10 +103,15 @@ class Reader:
         if not deliveries:
             return
         channel, closing = self._open_channel()
-        frames = (spec.Basic.Ack(delivery_tag=delivery.tag) for delivery in deliveries)
+        tags = {delivery.tag for delivery in deliveries}
+        # Why a range where nothing older stays: RabbitMQ sends its queue one command a frame.
+        is_range = not self._passed and tags == set(self._given[: len(tags)])
+        frames = [spec.Basic.Ack(delivery_tag=tag) for tag in sorted(tags)]
+        if is_range:
+            frames = [spec.Basic.Ack(delivery_tag=max(tags), multiple=True)]
         payload = b"".join(pamqp.frame.marshal(frame, channel.number) for frame in frames)
-        self._given -= len(deliveries)
-        self._in_window -= len(deliveries)
+        self._given = [tag for tag in self._given if tag not in tags]
+        self._in_window -= len(tags)
         await or_closed(channel.write_queue.put(ChannelFrame(payload=payload, should_close=False)), closing)
 
     async def close(self) -> None:
@@ -153,11 +159,8 @@ class Reader:
 
     async def _reopen(self) -> None:
         if self._passed > SKIP_MAX * (WINDOWS_MAX - 1):
-            raise Unavailable(
-                "too_many",
-                f"{self._passed} events of {self._queue} stay where they are, and no more can be passed over"
-                " at once: remove some of those first",
-            )
+            said = f"{self._passed} events of {self._queue} stay, and no more can be passed over at once"
+            raise Unavailable("too_many", f"{said}: remove some of those first")
         await self.close()
         await self._begin(self._passed)
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from gateway.errors import Unavailable
 from gateway.event import Event
+from gateway.topology import Binding
 
 
 class Unconfirmed(Unavailable):
@@ -195,6 +196,14 @@ class Broker(Protocol):
         """Return names of queues (or sinks) that get our events though no sink of the config reads them.
 
         Raises Unavailable where the broker can't be asked (RabbitMQ: its management API).
+        """
+        ...
+
+    async def prune(self, *, is_dry: bool) -> list[Binding]:
+        """Remove bindings that lead to our sinks by patterns that the configuration does not name any more.
+
+        Returns them, and with *is_dry* only that. Queues and what stands in them stay. Raises Unavailable;
+        ``management`` where the broker can't be asked which bindings there are.
         """
         ...
 

@@ -22,7 +22,7 @@ from gateway.broker.embedded_dead import EmbeddedDead
 from gateway.broker.embedded_store import Store
 from gateway.errors import Unavailable
 from gateway.metrics import Metrics
-from gateway.topology import Topology
+from gateway.topology import Binding, Topology
 
 _CONSUMED = (
     "sink {sink} is consumed by process {holder} already, and the embedded broker gives each sink to"
@@ -153,6 +153,10 @@ class Embedded:
         """Return the sinks that have events in the file though the configuration does not name them."""
         known = {sink.name for sink in self._topology.sinks}
         return [name for name in await self._thread.run(self._store.sinks) if name not in known]
+
+    async def prune(self, *, is_dry: bool) -> list[Binding]:
+        """Return nothing: the file has no bindings, an event goes by the patterns of the moment."""
+        return []
 
     async def check(self) -> str:
         """Open the file, try a transaction, and say what it holds."""

@@ -26,7 +26,7 @@ from gateway.broker.rabbitmq.refusals import Refusals
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
 from gateway.metrics import Metrics
-from gateway.topology import RETRY_DELAYS_S, Topology
+from gateway.topology import RETRY_DELAYS_S, Binding, Topology
 
 _RESCUE_BATCH = 100
 
@@ -132,6 +132,13 @@ class RabbitMQ:
 
     async def foreign_queues(self) -> list[str]:
         return await management.foreign_queues(self._config, self._topology)
+
+    async def prune(self, *, is_dry: bool) -> list[Binding]:
+        await self._consume_link.get()
+        found = await management.stale_bindings(self._config, self._topology, self._consume_link.url)
+        if found and not is_dry:
+            await declare.unbind(self._consume_link, found)
+        return found
 
     async def apply(self) -> None:
         """Declare everything now, whatever ``broker.declare`` says."""

@@ -32,6 +32,17 @@ async def bind(link: Link, bindings: Iterable[Binding]) -> None:
         await close_channel(channel)
 
 
+async def unbind(link: Link, bindings: Iterable[Binding]) -> None:
+    """Remove *bindings* between exchanges; one that is gone already is no fault. Raises Unavailable."""
+    channel = await link.channel(aiormq.Channel, confirms=False)
+    try:
+        for one in bindings:
+            unbound = channel.exchange_unbind(one.destination, one.source, routing_key=one.routing_key)
+            await link.guard(unbound)
+    finally:
+        await close_channel(channel)
+
+
 async def standing(link: Link, items: Iterable[Exchange | Queue]) -> dict[str, int | None]:
     """Return by name how many events are ready in those that stand, 0 for an exchange; None: it is missing.
 

@@ -14,7 +14,7 @@ from yarl import URL
 
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
-from gateway.topology import Topology
+from gateway.topology import Binding, Topology
 
 _SOON_S = 2.0
 """Who reconnects waits for it."""
@@ -26,6 +26,24 @@ async def bindings_from(config: BrokerConfig, amqp_url: URL, exchange: str) -> s
     path = f"exchanges/{_vhost(amqp_url)}/{quote(exchange, safe='')}/bindings/source"
     found = await _get(config, amqp_url, path, _SOON_S)
     return {(str(one["destination"]), str(one["routing_key"])) for one in found}
+
+
+async def stale_bindings(config: BrokerConfig, topology: Topology, amqp_url: URL) -> list[Binding]:
+    """Return bindings of the events exchange to exchanges of our sinks that *topology* does not name.
+
+    Raises Unavailable("management").
+    """
+    path = f"exchanges/{_vhost(amqp_url)}/{quote(topology.events, safe='')}/bindings/source"
+    found = await _get(config, amqp_url, path, config.connect_timeout_s * 2)
+    patterns = {sink.exchange: sink.patterns for sink in topology.sinks}
+    return [
+        Binding(topology.events, str(one["destination"]), str(one["routing_key"]), to_queue=False)
+        for one in found
+        if one["destination_type"] == "exchange"
+        and one["destination"] in patterns
+        and one["routing_key"] not in patterns[one["destination"]]
+        and not one["arguments"]  # Why: ours have none, and who made it with some knows what for
+    ]
 
 
 async def foreign_queues(config: BrokerConfig, topology: Topology) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiormq
 import pytest
 
-from gateway.broker.rabbitmq import RabbitMQ, reading
+from gateway.broker.rabbitmq import RabbitMQ, declare, reading
 from gateway.broker.rabbitmq.link import Link
 from gateway.broker.rabbitmq.reading import Reader
 from gateway.config import Broker as BrokerConfig
@@ -203,7 +203,7 @@ async def ignore(message: object) -> None:
 
 async def test_another_reader_is_an_error(make, opened: Open, amqp_url: str, monkeypatch) -> None:
     """Order and number would not hold."""
-    monkeypatch.setattr(reading, "SETTLE_S", 0.1)
+    monkeypatch.setattr(declare, "SETTLE_S", 0.1)
     broker, reader = make(), opened()
     await fill(broker, 3)
     async with admin_channel(amqp_url) as channel:
@@ -310,3 +310,28 @@ async def test_a_deleted_queue_is_said(make, opened: Open, amqp_url: str, monkey
         await reader.page(1)
     await reader.close()
     await broker.close()
+
+
+@pytest.mark.parametrize("count", [500, 520, 1000])
+async def test_what_was_removed_stays_removed_when_the_channel_is_closed_at_once(
+    make, opened: Open, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """RabbitMQ keeps back more than 32 acknowledgements for a moment, and forgets them with the channel."""
+    monkeypatch.setattr(reading, "_LOOK_S", 0)
+    broker = make()
+    for _ in range(3):
+        await fill(broker, count)
+        reader = opened()
+        await reader.open(500)
+        first = await reader.page(1)
+        await until(lambda reader=reader: has(reader, 499), "all have come")
+        page = await reader.page(499)
+        await reader.remove(page[::2])
+        await reader.close()
+
+        kept = numbers(first) + numbers(page[1::2]) + list(range(500, count))
+        assert await left(broker, count - 250) == kept
+
+
+async def has(reader: Reader, count: int) -> bool:
+    return len(reader._buffer) == count

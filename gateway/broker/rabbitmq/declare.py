@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable
 from typing import Any
 
 import aiormq
+from pamqp import commands as spec
 
 from gateway.broker.rabbitmq.link import Link, close_channel
 from gateway.errors import Unavailable
 from gateway.topology import Binding, Exchange, Queue, Topology
+
+SETTLE_S = 10.0
+"""How long a consumer that has just gone may still be counted."""
+_LOOK_S = 0.02
 
 
 async def apply(link: Link, topology: Topology) -> None:
@@ -63,6 +70,26 @@ async def standing(link: Link, items: Iterable[Exchange | Queue]) -> dict[str, i
         if channel is not None:
             await close_channel(channel)
     return found
+
+
+async def without_readers(link: Link, queue: str, most: int | None) -> spec.Queue.DeclareOk:
+    """Look at *queue* until at most *most* consumers read it (None: at once); Unavailable if more stay."""
+    ends_s = time.monotonic() + SETTLE_S
+    channel = await link.channel(aiormq.Channel, confirms=False)
+    try:
+        while True:
+            found = await link.guard(channel.queue_declare(queue, passive=True))
+            if most is None or (found.consumer_count or 0) <= most:
+                return found
+            if time.monotonic() > ends_s:
+                raise Unavailable(
+                    "in_use",
+                    f"{found.consumer_count} consumers of another program read {queue}, so neither order nor"
+                    " number would hold: end them, and try again",
+                )
+            await asyncio.sleep(_LOOK_S)
+    finally:
+        await close_channel(channel)
 
 
 async def missing(link: Link, topology: Topology) -> list[str]:

@@ -18,6 +18,7 @@ from aiormq.abc import ChannelFrame, DeliveredMessage
 from pamqp import commands as spec
 
 from gateway.broker import Delivery
+from gateway.broker.rabbitmq import declare
 from gateway.broker.rabbitmq.consume import delivery_of
 from gateway.broker.rabbitmq.link import Link, close_channel, lost, or_closed
 from gateway.errors import Unavailable
@@ -33,7 +34,6 @@ HELD_MAX_S = 600.0
 """After so long the channel is opened anew, long before the broker's acknowledgement timeout (30 min)."""
 QUIET_S = 1.0
 FORGOTTEN_S = 30.0
-SETTLE_S = 10.0
 _LOOK_S = 0.02
 
 
@@ -62,8 +62,8 @@ class Reader:
         self._bytes = 0
         self._is_cut = self._is_cancelled = False
         """Cut: what comes next has no room here; it goes back, and comes again in smaller windows."""
-        self._has_fresh = False
-        """An event has come that never stood in another reader's hands: all that did have come before it."""
+        self._has_removed = self._has_fresh = False
+        """Fresh: an event has come that never was in another reader's hands; all that were come before it."""
         self._arrived = asyncio.Event()
         self.todo = 0
         """How many of the events are still to be given."""
@@ -111,6 +111,7 @@ class Reader:
             frames = [spec.Basic.Ack(delivery_tag=max(tags), multiple=True)]
         payload = b"".join(pamqp.frame.marshal(frame, channel.number) for frame in frames)
         self._given = [tag for tag in self._given if tag not in tags]
+        self._has_removed = True
         self._in_window -= len(tags)
         await or_closed(channel.write_queue.put(ChannelFrame(payload=payload, should_close=False)), closing)
 
@@ -120,11 +121,13 @@ class Reader:
             return
         with suppress(Unavailable):
             await self._reach_fresh()
+            if self._has_removed:
+                await self._flush()
         channel, self._channel = self._channel, None
         await close_channel(channel)
         # Why: RabbitMQ confirms the close first, and gives back what the channel held a moment later.
         with suppress(Unavailable):
-            await self._without_readers(self._others)
+            await declare.without_readers(self._link, self._queue, self._others)
 
     async def _reach_fresh(self) -> None:
         """Pass over all that came back before: what comes back is put behind what of that still stands."""
@@ -137,6 +140,20 @@ class Reader:
                 await self._next_window(SKIP_MAX)
             await self._arrival()
 
+    async def _flush(self) -> None:
+        """Return once the queue knows what was removed.
+
+        A channel keeps back more than 32 acknowledgements until the queue has taken others, and forgets them
+        when it is closed. The queue sends an event for each that it takes, while it has any; else a command
+        that it answers comes behind all that was sent before, and the second one behind what was kept back.
+        """
+        while self._in_window < self._window:
+            if not await self._ready():
+                await self._next_window(1)
+                await self._next_window(1)
+                return
+            await self._arrival()
+
     async def _begin(self, passed: int) -> int:
         """Open a channel that passes over the first *passed* events; return how many are ready."""
         connection = await self._link.get()
@@ -144,7 +161,8 @@ class Reader:
         if self._connection not in (None, connection):
             raise Unavailable("connection_lost", "the connection was lost meanwhile")
         self._connection = connection
-        found = await self._without_readers(0 if self._is_alone else None)
+        most = 0 if self._is_alone else None
+        found = await declare.without_readers(self._link, self._queue, most)
         self._channel = await self._link.channel(aiormq.Channel, confirms=False)
         self._closing = self._channel.closing
         self._closing.add_done_callback(lambda _: self._arrived.set())
@@ -153,7 +171,7 @@ class Reader:
         self._windows = self._window = self._in_window = self._bytes = 0
         self._passed, self._skip, self._is_cut, self._is_cancelled = passed, passed, False, False
         self._buffer.clear()
-        self._has_fresh = False
+        self._has_fresh = self._has_removed = False
         self._others = found.consumer_count or 0
         return found.message_count or 0
 
@@ -164,28 +182,9 @@ class Reader:
         await self.close()
         await self._begin(self._passed)
 
-    async def _without_readers(self, most: int | None) -> spec.Queue.DeclareOk:
-        """Look at the queue until at most *most* consumers read it, or None; Unavailable if they stay."""
-        ends_s = time.monotonic() + SETTLE_S
-        channel = await self._link.channel(aiormq.Channel, confirms=False)
-        try:
-            while True:
-                found = await self._link.guard(channel.queue_declare(self._queue, passive=True))
-                if most is None or (found.consumer_count or 0) <= most:
-                    return found
-                if time.monotonic() > ends_s:
-                    raise Unavailable(
-                        "in_use",
-                        f"{found.consumer_count} consumers of another program read {self._queue}, so neither"
-                        " order nor number would hold: end them, and try again",
-                    )
-                await asyncio.sleep(_LOOK_S)
-        finally:
-            await close_channel(channel)
-
     async def _next_window(self, size: int) -> None:
         channel, _ = self._open_channel()
-        self._window, self._in_window = size, 0
+        self._window, self._in_window, self._has_removed = size, 0, False
         self._windows += 1
         await self._link.guard(channel.basic_qos(prefetch_count=size))
         on_message = partial(self._on_message, channel)

@@ -20,6 +20,7 @@ from pamqp import commands as spec
 from gateway.broker import Delivery
 from gateway.broker.rabbitmq import declare
 from gateway.broker.rabbitmq.consume import delivery_of
+from gateway.broker.rabbitmq.direct import DirectChannel
 from gateway.broker.rabbitmq.link import Link, close_channel, lost, or_closed
 from gateway.errors import Unavailable
 
@@ -163,7 +164,7 @@ class Reader:
         self._connection = connection
         most = 0 if self._is_alone else None
         found = await declare.without_readers(self._link, self._queue, most)
-        self._channel = await self._link.channel(aiormq.Channel, confirms=False)
+        self._channel = await self._link.channel(DirectChannel, confirms=False)
         self._closing = self._channel.closing
         self._closing.add_done_callback(lambda _: self._arrived.set())
         self._channel.on_consumer_cancel_callbacks.add(self._on_cancel)
@@ -216,7 +217,6 @@ class Reader:
         channel, _ = self._open_channel()
         # Why on this channel: what was sent to it before the answer comes before the answer.
         found = await self._link.guard(channel.queue_declare(self._queue, passive=True))
-        await asyncio.sleep(_LOOK_S)
         return found.message_count or 0
 
     def _open_channel(self) -> tuple[aiormq.Channel, asyncio.Future[object]]:

@@ -450,8 +450,8 @@ def test_a_worker_killed_thirty_times_drops_nothing(make, amqp_url, pg_dsn):
 
 
 @pytest.mark.timeout(240)
-def test_workers_into_mysql_killed_under_load_leave_what_was_sent(make, amqp_url, mysql_dsn):
-    """kill -9 in the middle of batches, callbacks sent twice among them: both tables have each event once."""
+def test_workers_into_mysql_killed_under_load_leave_what_was_sent(make, amqp_url, mariadb, mysql_dsn):
+    """kill -9 of workers and server in the middle of batches, copies among them: both tables have each event once."""
     own = {
         "table": "left_members", "each": "data.members", "columns": {"member": "item", "left_at": "time"},
         "key": ["member"],
@@ -471,6 +471,9 @@ def test_workers_into_mysql_killed_under_load_leave_what_was_sent(make, amqp_url
         eventually(lambda: _is_taking(gateway) or worker.poll() is not None, "the worker takes events")  # noqa: B023
         assert worker.poll() is None, gateway.logs()
         time.sleep(0.03 * (life % 4))
+        if life % 4 == 2:
+            mariadb.kill()
+            mariadb.start()
         worker.kill()
         worker.wait()
     for thread in threads:

@@ -31,7 +31,7 @@ def main() -> None:
         if given.part != "ingress":
             postgres = Postgres()
             try:
-                print(workers.measure(rabbitmq, postgres, folder, given.rounds, given.events))
+                print(workers.measure(rabbitmq, postgres, given.rounds, given.events))
             finally:
                 postgres.close()
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import orjson
@@ -22,7 +21,7 @@ from gateway.dead import Choice, Work, exported, fields, indented, whole
 
 _COLUMNS = ("parked (UTC)", "attempt", "reason", "type", "app", "group", "id")
 _KEYS = ("parked", "attempt", "reason", "type", "app", "group", "id")
-_PIPE_COLUMNS = 4096
+_COLUMNS_MAX = 4096
 
 
 def list_(
@@ -113,8 +112,8 @@ def _show(found: list[Delivery]) -> None:
         cells = (str(said[key]) if said[key] is not None else "-" for key in _KEYS)
         # Why Text: a str would be read as rich's markup.
         table.add_row(*(Text(visible(cell), overflow="fold") for cell in cells))
-    # Why wide: who pipes it into grep looks for whole ids; a terminal folds at its own width.
-    Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(table)
+    # Why wide on a terminal too: an id that is folded can't be copied.
+    Console(width=_COLUMNS_MAX).print(table)
 
 
 def _told(delivery: Delivery) -> str:

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiormq
 import pytest
@@ -17,6 +18,7 @@ from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
 from gateway.metrics import Metrics
 from tests.rabbitmq_world import admin_channel, event, taken, until
+from tests.services import RabbitMQ as RabbitServer
 
 QUEUE = "im.sink.one"
 Open = Callable[..., Reader]
@@ -335,3 +337,37 @@ async def test_what_was_removed_stays_removed_when_the_channel_is_closed_at_once
 
 async def has(reader: Reader, count: int) -> bool:
     return len(reader._buffer) == count
+
+
+async def test_a_busy_queue_is_not_taken_for_an_empty_one(
+    make, opened: Open, rabbitmq: RabbitServer, amqp_url: str
+) -> None:
+    """RabbitMQ waits 250 ms for a queue, and then says that nothing stands in it and nobody reads it."""
+    broker = make()
+    await fill(broker, 20)
+    assert len(await broker.peek("one", 20)) == 20
+    process = f"'{urlsplit(amqp_url).path[1:]}_{QUEUE}'"
+    reader = opened()
+    await asyncio.to_thread(rabbitmq.ctl, "eval", f"sys:suspend({process}).")
+    try:
+        opening = asyncio.create_task(reader.open())
+        await asyncio.wait((opening,), timeout=1)
+        was_open = opening.done()
+    finally:
+        await asyncio.to_thread(rabbitmq.ctl, "eval", f"sys:resume({process}).")
+    await opening
+    first = numbers(await reader.page(5))
+    await asyncio.to_thread(rabbitmq.ctl, "eval", f"sys:suspend({process}).")
+    try:
+        asking = asyncio.create_task(reader._ready())
+        await asyncio.wait((asking,), timeout=1)
+        was_told = asking.done()
+    finally:
+        await asyncio.to_thread(rabbitmq.ctl, "eval", f"sys:resume({process}).")
+    ready = await asking
+    await reader.close()
+
+    assert not was_open
+    assert not was_told
+    assert (first, ready) == (list(range(5)), 0)
+    assert await left(broker, 20) == list(range(20))

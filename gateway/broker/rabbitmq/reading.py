@@ -33,9 +33,8 @@ WINDOWS_MAX = 30
 in the order of their tags, more of them in no order. (``basic.get`` makes a consumer of each event.)"""
 HELD_MAX_S = 600.0
 """After so long the channel is opened anew, long before the broker's acknowledgement timeout (30 min)."""
-QUIET_S = 1.0
-FORGOTTEN_S = 30.0
-_LOOK_S = 0.02
+QUIET_S, FORGOTTEN_S = 1.0, 30.0
+_LOOK_S, _ASKED_MAX = 0.02, 100
 
 
 class Reader:
@@ -142,12 +141,9 @@ class Reader:
             await self._arrival()
 
     async def _flush(self) -> None:
-        """Return once the queue knows what was removed.
-
-        A channel keeps back more than 32 acknowledgements until the queue has taken others, and forgets them
-        when it is closed. The queue sends an event for each that it takes, while it has any; else a command
-        that it answers comes behind all that was sent before, and the second one behind what was kept back.
-        """
+        """Return once the queue knows what was removed: a channel keeps back what is more than 32 acks."""
+        # The queue sends an event for each that it takes, while it has any; else a command that it answers
+        # comes behind all that was sent before, and the second one behind what was kept back.
         while self._in_window < self._window:
             if not await self._ready():
                 await self._next_window(1)
@@ -214,10 +210,15 @@ class Reader:
 
     async def _ready(self) -> int:
         """Return how many events are in nobody's hands; what came into ours has been noted by then."""
-        channel, _ = self._open_channel()
-        # Why on this channel: what was sent to it before the answer comes before the answer.
-        found = await self._link.guard(channel.queue_declare(self._queue, passive=True))
-        return found.message_count or 0
+        for _ in range(_ASKED_MAX):
+            channel, _ = self._open_channel()
+            # Why on this channel: what was sent to it before the answer comes before the answer.
+            found = await self._link.guard(channel.queue_declare(self._queue, passive=True))
+            # Why: a queue that is busy for 250 ms is said to be empty, without this consumer too (3.10).
+            if found.consumer_count:
+                return found.message_count or 0
+            await asyncio.sleep(_LOOK_S)
+        raise Unavailable("timeout", f"RabbitMQ does not tell what stands in {self._queue}")
 
     def _open_channel(self) -> tuple[aiormq.Channel, asyncio.Future[object]]:
         if self._channel is None or self._closing is None:

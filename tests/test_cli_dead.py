@@ -338,6 +338,7 @@ def test_an_edited_event_goes_back(folder: Folder) -> None:
     ("code", "said"),
     [
         ("text = text.replace('{', '', 1)", "can't be replayed"),
+        ('text = text.replace(\'"n": 1\', \'"n": 1"\')', "can't be replayed"),
         ("text = text.replace('\"appid\"', '\"app\"')", "no text in appid"),
         ("text = text.replace('/tencent-im/14', '/tencent-im/15')", "source was '/tencent-im/14'"),
         ("text = text.replace('0001', '0002')", "would be another event"),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from gateway.broker import Delivery
 from gateway.broker.rabbitmq import RabbitMQ
 from gateway.broker.rabbitmq.consume import Consumer
-from gateway.dead import Choice, Work, compact, indented, mended, work
+from gateway.dead import Choice, Work, indented, mended, work
+from gateway.dead.mending import compact
 from gateway.dead.showing import fields
 from tests.rabbitmq_world import admin_channel, event, taken, until
 
@@ -165,7 +166,8 @@ def test_a_mended_event_goes_the_way_of_its_new_type() -> None:
     """Routing key, key of order and type are those of the event as it is now."""
     before = event(1)
     delivery = Delivery(before.body, 3, 7, before.id, "im.old.14", {"reason": "x", "parked_ms": 5})
-    text = before.body.replace(b"im.group.member.exited", b"im.new").replace(b'"k"', b'"group/9"')
+    body = before.body.decode()
+    text = body.replace("im.group.member.exited", "im.new").replace('"k"', '"group/9"')
     after = mended(delivery, text)
 
     assert (after.tag, after.type, after.routing_key, after.message_id) == (
@@ -176,9 +178,9 @@ def test_a_mended_event_goes_the_way_of_its_new_type() -> None:
     )
     assert after.headers == {"reason": "x", "parked_ms": 5, "partitionkey": "group/9"}
     with pytest.raises(ValueError, match="longer than a routing key"):
-        mended(delivery, before.body.replace(b"im.group.member.exited", b"x" * 300))
+        mended(delivery, body.replace("im.group.member.exited", "x" * 300))
     with pytest.raises(ValueError, match="partitionkey is no text"):
-        mended(delivery, before.body.replace(b'"k"', b"1"))
+        mended(delivery, body.replace('"k"', "1"))
 
 
 def test_what_was_no_event_may_become_one() -> None:
@@ -186,9 +188,9 @@ def test_what_was_no_event_may_become_one() -> None:
     before = event(1)
     broken = Delivery(b"{", 1, 7, before.id, "im.x.14")
 
-    assert mended(broken, before.body).body == before.body
+    assert mended(broken, before.body.decode()).body == before.body.replace(b" ", b"")
     with pytest.raises(ValueError, match="would be another event"):
-        mended(broken, event(2).body)
+        mended(broken, event(2).body.decode())
 
 
 async def test_rabbitmq_turns_the_queue_and_they_go_back_in_order(make, amqp_url: str) -> None:

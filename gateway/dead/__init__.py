@@ -4,8 +4,8 @@ It holds the dead queue of one sink while it works, and knows no concrete broker
 """
 
 from gateway.dead.choice import Choice
-from gateway.dead.mending import compact, indented, mended
+from gateway.dead.mending import indented, mended
 from gateway.dead.showing import exported, fields, whole
 from gateway.dead.work import Counts, Work
 
-__all__ = ["Choice", "Counts", "Work", "compact", "exported", "fields", "indented", "mended", "whole"]
+__all__ = ["Choice", "Counts", "Work", "exported", "fields", "indented", "mended", "whole"]

@@ -18,7 +18,7 @@ from gateway.admin import ApiError
 from gateway.broker import Broker, Delivery
 from gateway.config import SinkBase
 from gateway.dead.choice import Choice
-from gateway.dead.mending import compact, mended
+from gateway.dead.mending import mended
 from gateway.dead.showing import fields, whole
 from gateway.dead.work import Work
 from gateway.errors import Unavailable
@@ -152,13 +152,13 @@ class DeadApi:
 
 async def _replace(request: web.Request, work: Work, asked: Replay) -> None:
     """Replay the event that was edited instead of the one with its id."""
-    body = compact(asked.event or "").encode()
+    text = asked.event or ""
     original = await work.first()
     if original is None:
         raise ApiError(404, "not_parked", _NOT_PARKED)
 
     def change(delivery: Delivery) -> Delivery:
-        return mended(delivery, body, may_rename=asked.rename)
+        return mended(delivery, text, may_rename=asked.rename)
 
     try:
         change(original)

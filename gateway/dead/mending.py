@@ -32,13 +32,14 @@ def compact(text: str) -> str:
     return "".join(_PIECES.findall(text))
 
 
-def mended(delivery: Delivery, body: bytes, *, may_rename: bool = False) -> Delivery:
-    """Return *delivery* with the event in *body*; ValueError with a sentence when that can't be.
+def mended(delivery: Delivery, text: str, *, may_rename: bool = False) -> Delivery:
+    """Return *delivery* with the event in *text*, on one line; ValueError with a sentence if that can't be.
 
     It has to be an event still, and the same one (``source``, ``id``) unless it *may_rename*: under another
     name it is another event, which a sink adds to what it has.
     """
-    event = Event.parse(body)
+    # Why before it is compact: that passes over what is no JSON, such as a quote too many.
+    event = Event.parse(text.encode())
     if not may_rename:
         for name, was in _names_of(delivery).items():
             now = str(event.attributes[name])
@@ -51,7 +52,7 @@ def mended(delivery: Delivery, body: bytes, *, may_rename: bool = False) -> Deli
         raise ValueError("partitionkey is no text")  # noqa: TRY004 - bad input is a bad value here
     return replace(
         delivery,
-        body=body,
+        body=compact(text).encode(),
         message_id=event.id,
         type=event.type,
         routing_key=event.routing_key,

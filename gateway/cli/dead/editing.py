@@ -16,7 +16,7 @@ from gateway.cli.dead import choosing
 from gateway.cli.exits import visible
 from gateway.cli.output import note
 from gateway.config import Config
-from gateway.dead import Choice, Work, compact, indented, mended
+from gateway.dead import Choice, Work, indented, mended
 from gateway.errors import ConfigError
 
 
@@ -32,8 +32,8 @@ def replay_edited(
         note(f"{len(found)} parked events have this id; the first of them is edited, the others stay.")
     original = found[0].body
     # Why nothing is held meanwhile: an editor may stay open for longer than RabbitMQ waits.
-    body = _edited(found[0], editor, may_rename=may_rename)
-    if body is None:
+    text = _edited(found[0], editor, may_rename=may_rename)
+    if text is None:
         note("Nothing was changed, so nothing was replayed.")
         return 0
     if is_dry:
@@ -41,7 +41,7 @@ def replay_edited(
         return 0
 
     async def job(work: Work) -> bool:
-        return await work.replace(original, lambda one: mended(one, body, may_rename=may_rename))
+        return await work.replace(original, lambda one: mended(one, text, may_rename=may_rename))
 
     if not choosing.work_on(config, sink, "replay", choice, job):
         note("The event is not parked any more: somebody replayed or removed it meanwhile.")
@@ -50,22 +50,21 @@ def replay_edited(
     return 0
 
 
-def _edited(delivery: Delivery, editor: str, *, may_rename: bool) -> bytes | None:
+def _edited(delivery: Delivery, editor: str, *, may_rename: bool) -> str | None:
     """Return the event as somebody left it in *editor*; None: as it was. ConfigError when it is none."""
     before = text = indented(delivery.body.decode("utf-8", "replace"))
     while True:
         text = _in_editor(text, editor)
         if text == before:
             return None
-        body = compact(text).encode()
         try:
-            mended(delivery, body, may_rename=may_rename)
+            mended(delivery, text, may_rename=may_rename)
         except ValueError as error:
             said = f"What was edited can't be replayed: {visible(str(error))}"
             if not sys.stdin.isatty() or not typer.confirm(f"{said}. Edit again?", default=True):
                 raise ConfigError(f"{said}. Nothing was changed") from error
         else:
-            return body
+            return text
 
 
 def _in_editor(text: str, editor: str) -> str:

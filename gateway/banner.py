@@ -48,7 +48,7 @@ def banner(
     lines.append(f"  events      {', '.join(mask_url(url) for url in config.broker.urls)}")
     for name in sinks:
         sink = config.sinks[name]
-        lines.append(f"  sink {name:<7}{_place(sink)}  ({', '.join(narrowed(sink.events, sink.apps))})")
+        lines.append(f"  sink {name:<5}  {_place(sink)}  ({', '.join(narrowed(sink.events, sink.apps))})")
     if serves and not sinks and config.sinks:
         lines.append(f"  sinks       {', '.join(config.sinks)}: run `gateway work` to feed them")
     admin_port = config.admin.port if serves else config.admin.worker_port

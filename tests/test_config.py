@@ -628,6 +628,24 @@ def test_patterns_and_apps_of_a_sink_are_bound_together(tmp_path):
     assert "(im.group.#.14, im.user.*.14)" in banner(config, 8080, serves=False, sinks=["a"])
 
 
+@pytest.mark.parametrize("name", ["a", "audit", "members", "a_name_that_is_long"])
+def test_the_banner_keeps_a_sinks_name_apart_from_its_place(tmp_path, name):
+    """However long the name is."""
+    text = f"apps: {{14: {{}}}}\nsinks: {{{name}: {{kind: jsonl, path: x}}}}"
+
+    assert f"  sink {name:<5}  jsonl x  (#)\n" in banner(
+        config_of(tmp_path, text), 8080, serves=False, sinks=[name]
+    )
+
+
+def test_a_wrong_item_of_a_list_is_one_error(tmp_path):
+    """That the list is too short without it says nothing."""
+    hook = "apps: {{1: {{}}}}\nsinks: {{a: {{kind: http, url: 'https://h/', secrets: [{}], events: {}}}}}"
+    said = fault_of(tmp_path, hook.format("whsec_AAAA", "[]")).splitlines()
+
+    assert [line.split(": ")[1] for line in said] == ["sinks.a.events", "sinks.a.secrets.0"]
+
+
 def test_a_missing_file_is_named(tmp_path):
     """The message says what to do."""
     with pytest.raises(ConfigError, match="--config"):

@@ -30,8 +30,11 @@ class Folder:
         }
 
     def apply(self, *words: str, expect: int = 0) -> Result:
+        return self.run("apply", *words, expect=expect)
+
+    def run(self, *words: str, expect: int = 0) -> Result:
         self.path.write_text(yaml.safe_dump(self.sections))
-        done = CliRunner().invoke(app, ["topology", "apply", *words, "--config", str(self.path)])
+        done = CliRunner().invoke(app, ["topology", *words, "--config", str(self.path)])
         assert done.exit_code == expect, done.output
         return done
 
@@ -91,6 +94,18 @@ def test_without_management_the_commands_are_printed(tmp_path: Path, amqp_url: s
         " destination=im.sink.crm properties_key=KEY\n" in done.stdout
     )
     assert "guest" not in done.output
+
+
+def test_what_is_not_declared_yet_is_told_with_the_way_to_do_so(folder: Folder) -> None:
+    """Who looks before the first start has done nothing wrong."""
+    before = folder.run("show").stdout
+    folder.apply()
+    after = folder.run("show").stdout
+
+    assert "waiting" not in before
+    assert "gateway topology apply" in before
+    assert "waiting\n  all: 0 ready, 0 in retry, 0 parked\n" in after
+    assert "gateway topology apply" not in after
 
 
 def test_wrong_use_is_a_sentence_and_2(tmp_path: Path) -> None:

@@ -16,6 +16,11 @@ from gateway.errors import ConfigError, Unavailable
 from gateway.metrics import Metrics
 from gateway.topology import Binding, Topology
 
+_HOW_TO_DECLARE = (
+    "Before the first start that is as it should be. `gateway topology apply` declares everything; so do"
+    " `gateway serve` and `gateway work`, unless broker.declare says check or off."
+)
+
 app = typer.Typer(no_args_is_help=True, help="The exchanges, queues and bindings of this configuration.")
 
 
@@ -133,6 +138,8 @@ async def _print_foreign(config: Config) -> None:
         foreign = await broker.foreign_queues()
     except Unavailable as fault:
         typer.secho(f"\nWhat stands there can't be told: {fault.detail}", fg=typer.colors.YELLOW)
+        if fault.reason == "missing":
+            typer.secho(_HOW_TO_DECLARE, fg=typer.colors.YELLOW)
         return
     finally:
         await broker.close()
@@ -147,11 +154,12 @@ async def _print_foreign(config: Config) -> None:
 
 
 async def _print_depths(broker: Broker, config: Config) -> None:
+    depths = {name: await broker.depth(name) for name in config.sinks}
+    unrouted = await broker.unrouted()
     typer.echo("\nwaiting")
-    for name in config.sinks:
-        depth = await broker.depth(name)
+    for name, depth in depths.items():
         typer.echo(f"  {name}: {depth.ready} ready, {depth.retry} in retry, {depth.dead} parked")
-    typer.echo(f"  unrouted: {await broker.unrouted()}\n")
+    typer.echo(f"  unrouted: {unrouted}\n")
 
 
 def _print_objects(topology: Topology) -> None:

@@ -354,6 +354,8 @@ def test_nobody_listening_is_a_connection_error(tmp_path):
     summary = run(tmp_path, "--url", url, "--app", "1", "--count", 3, expect=1)
 
     assert summary["connection_errors"] == 3
+    done = CliRunner().invoke(app, ["send", "--url", url, "--app", "1"])
+    assert f"Nothing speaks HTTP at {url}: does the gateway run there?" in done.stderr
 
 
 @pytest.mark.parametrize(

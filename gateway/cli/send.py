@@ -26,7 +26,7 @@ from gateway.simulator import tally as tallying
 from gateway.simulator import verify as verifying
 from gateway.simulator.bodies import Bodies
 from gateway.simulator.http1 import Target
-from gateway.simulator.ledger import Head, LedgerFile, read_ledger
+from gateway.simulator.ledger import CONNECTION, Head, LedgerFile, read_ledger
 from gateway.simulator.proof import look_into_queues, prove
 from gateway.simulator.sender import Outgoing, Plan, Sender
 from gateway.simulator.tally import Tally
@@ -132,6 +132,8 @@ def _send(
             file.close()
     summary = {"url": plan.target.url, "app": plan.app_id, "seed": head.seed, **tally.summary()}
     typer.echo(json.dumps(summary) if as_json else f"{tallying.render(summary)}\n{'seed':<18} {head.seed}")
+    if tally.sent and tally.answers[CONNECTION] == tally.sent:
+        typer.secho(f"Nothing speaks HTTP at {plan.target.url}: does the gateway run there?", err=True)
     return code or (0 if tally.is_all_acknowledged else EXIT_FAULT)
 
 

@@ -377,6 +377,7 @@ async def test_a_table_that_does_not_fit_is_told_at_the_start(
         await write(database, GROUP)
 
     assert caught.value.reason == "no_table"
+    assert "last_seen" in caught.value.detail
 
 
 async def test_two_workers_that_start_at_once_share_a_table(database: Database) -> None:

@@ -108,6 +108,9 @@ async def test_what_an_operators_rule_refuses_is_poison(place: PostgresPlace) ->
         (0, 2), "refused_by_database"
     )
     assert [event["id"] for event in await place.events()] == ["2"]
+    said = "SQLSTATE 23514, CheckViolation, table im_events, constraint im_events_event_check"
+    assert failures[0].detail == said
+    assert failures[2].detail == "SQLSTATE P0001, Raise"
 
 
 async def test_poison_names_no_value(place: PostgresPlace) -> None:

@@ -269,6 +269,7 @@ async def test_what_is_no_text_is_poison(place: SqlitePlace) -> None:
         1: "refused_by_database",
         2: "bad_event",
     }
+    assert failures[1].detail == "UnicodeEncodeError"
     assert all(isinstance(failure, Poison) for failure in failures.values())
     assert await ids(place) == ["1", "4"]
 
@@ -286,5 +287,6 @@ async def test_what_an_operators_rule_refuses_is_poison_with_its_exits(place: Sq
     await sink.close()
 
     assert {at: failure.reason for at, failure in failures.items()} == {0: "refused_by_database"}
+    assert failures[0].detail == "SQLITE_CONSTRAINT_TRIGGER"
     assert [event["id"] for event in await place.events()] == ["2"]
     assert [row.member for row in await place.exits()] == ["b"]

@@ -17,7 +17,7 @@ from gateway.event import Event
 from gateway.exits import ExitsQuery, MemberExit
 from gateway.sinks import Failures
 from gateway.sinks.batches import Keyed, halves, parts, place_of, sorted_by_key
-from gateway.sinks.postgres_errors import is_content, unavailable
+from gateway.sinks.postgres_errors import is_content, refused, unavailable
 from gateway.sinks.postgres_rows import INSERT, columns
 from gateway.sinks.postgres_schema import Connection, check_server, prepare
 from gateway.sinks.postgres_table import OwnTable
@@ -120,8 +120,7 @@ class Postgres:
                 if not is_content(error):
                     raise
                 if len(rows) == 1:
-                    poison = Poison("refused_by_database", f"SQLSTATE {error.sqlstate}")
-                    failures.update(dict.fromkeys(rows[0].indexes, poison))
+                    failures.update(dict.fromkeys(rows[0].indexes, refused(error)))
                 else:
                     waiting += halves(rows)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from gateway.errors import Unavailable
+from gateway.errors import Poison, Unavailable
 
 # By the longest prefix. Source: postgresql.org/docs/15/errcodes-appendix.html
 _REASONS = {
@@ -24,6 +24,7 @@ _REASONS = {
     "57": ("unreachable", "the server stops, starts or ended the session"),
     "57014": ("timeout", "the server cancelled the statement"),
 }
+_NAME_CHARS = 63  # of a name in PostgreSQL; what a trigger raises may be longer
 # Data exceptions, violated constraints, program limits, what an operator's trigger raises; 21: two keys of a
 # batch that are one to the server.
 _CONTENT = ("21", "22", "23", "54", "P0001")
@@ -34,6 +35,15 @@ def is_content(error: asyncpg.PostgresError) -> bool:
     return str(error.sqlstate).startswith(_CONTENT)
 
 
+def refused(error: asyncpg.PostgresError) -> Poison:
+    """Return *error*, which is the content's, as Poison; its names of the schema are told, values are not."""
+    said = f"SQLSTATE {error.sqlstate}, {type(error).__name__.removesuffix('Error')}"
+    for kind in ("table", "column", "constraint"):
+        if name := getattr(error, f"{kind}_name", None):
+            said += f", {kind} {str(name)[:_NAME_CHARS]}"
+    return Poison("refused_by_database", said)
+
+
 def unavailable(error: Exception, where: str) -> Unavailable:
     """Return *error* as Unavailable with a sentence on *where*; values of events stay out of it."""
     if isinstance(error, asyncpg.PostgresError):
@@ -42,9 +52,7 @@ def unavailable(error: Exception, where: str) -> Unavailable:
         message = str(error.args[0] if error.args else "")[:200]
         known = max((key for key in _REASONS if state.startswith(key)), key=len, default="")
         reason, meaning = _REASONS.get(known, ("database_error", "the server reported an error"))
-        return Unavailable(reason, f"PostgreSQL {where}: {meaning} ({state}: {message}); its events wait.")
+        return Unavailable(reason, f"PostgreSQL {where}: {meaning} ({state}: {message})")
     if isinstance(error, TimeoutError):
-        return Unavailable("timeout", f"PostgreSQL {where} did not answer in time; its events wait.")
-    return Unavailable(
-        "unreachable", f"PostgreSQL {where}: {type(error).__name__}: {error}; its events wait."
-    )
+        return Unavailable("timeout", f"PostgreSQL {where} did not answer in time")
+    return Unavailable("unreachable", f"PostgreSQL {where}: {type(error).__name__}: {error}")

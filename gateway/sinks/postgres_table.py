@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from gateway.config import PostgresSink
-from gateway.errors import Poison
+from gateway.errors import Poison, Unavailable
 from gateway.event import Event
 from gateway.heavy import Heavy
 from gateway.sinks.batches import Keyed
@@ -53,7 +53,14 @@ class OwnTable:
         mapping.encoders = [_encoder(types[name]) for name in mapping.columns]
         self._sql = self._upsert([types[name] for name in (*mapping.columns, mapping.version_column)])
         # Why with nothing in it: what is wrong with rights or key is said now, and not with the first event.
-        await connection.execute(self._sql, *([] for _ in range(len(mapping.columns) + 1)))
+        try:
+            await connection.execute(self._sql, *([] for _ in range(len(mapping.columns) + 1)))
+        except asyncpg.InvalidColumnReferenceError as error:  # nothing that ON CONFLICT could mean
+            raise Unavailable(
+                "no_table",
+                f"Table {mapping.table} has no unique index on just {', '.join(mapping.key)}. Add one (ALTER"
+                f" TABLE {self._table} ADD UNIQUE ({', '.join(map(quoted, mapping.key))})), or change key",
+            ) from error
 
     async def shape(self, events: Sequence[Event]) -> tuple[list[Keyed[OwnRows]], dict[int, Poison]]:
         # Why away from the loop: expressions may take as long as it takes to read the events.

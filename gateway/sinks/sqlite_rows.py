@@ -39,7 +39,9 @@ class EventTables:
             # Too big, no text that SQLite can hold, or against a rule that an operator made.
             except (sqlite3.DataError, sqlite3.IntegrityError, UnicodeError) as error:
                 connection.execute("ROLLBACK TO event")
-                failures[index] = Poison("refused_by_database", type(error).__name__)
+                failures[index] = Poison(
+                    "refused_by_database", getattr(error, "sqlite_errorname", type(error).__name__)
+                )
             connection.execute("RELEASE event")
         return failures
 

@@ -43,7 +43,7 @@ class OwnTable:
             raise Unavailable(
                 "no_table",
                 f"{self._path}: table {mapping.table} is not one to write to by {', '.join(mapping.key)}"
-                f" ({error}). It needs a unique index on just these; until then the events wait.",
+                f" ({error}). It needs a unique index on just these",
             ) from error
 
     def write(self, connection: sqlite3.Connection, events: Sequence[Event]) -> dict[int, Poison]:
@@ -54,7 +54,9 @@ class OwnTable:
                 connection.executemany(self._sql, [(*row.values, row.version) for row in newest([unit])])
             except (sqlite3.DataError, sqlite3.IntegrityError, UnicodeError, OverflowError) as error:
                 connection.execute("ROLLBACK TO event")
-                poison = Poison("refused_by_database", type(error).__name__)
+                poison = Poison(
+                    "refused_by_database", getattr(error, "sqlite_errorname", type(error).__name__)
+                )
                 failures.update(dict.fromkeys(unit.indexes, poison))
             connection.execute("RELEASE event")
         return failures

@@ -295,12 +295,13 @@ async def test_a_place_that_is_gone_is_unavailable_until_it_is_back(place: Place
 
 
 async def test_a_place_that_was_never_there_is_unavailable(place: Place) -> None:
-    """A worker may start before its sink is there."""
+    """A worker may start before its sink is there. That events wait then is for the worker to say."""
     place.take_away()
     sink = place.sink()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as caught:
         await sink.open()
     await sink.close()
+    assert "wait" not in caught.value.detail
     place.bring_back()
 
     assert await write(place, [exit_event("1")]) == [{}]

@@ -196,7 +196,7 @@ class Http:
             ) from error
 
     def _here(self, fault: Unavailable) -> Unavailable:
-        return Unavailable(fault.reason, f"{self._where}: {fault.detail}; its events wait", fault.wait_s)
+        return Unavailable(fault.reason, f"{self._where}: {fault.detail}", fault.wait_s)
 
 
 def _unreachable(error: Exception) -> Unavailable:

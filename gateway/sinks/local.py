@@ -74,4 +74,4 @@ def open_private(path: Path, flags: int) -> int:
 def unavailable(error: OSError, path: Path) -> Unavailable:
     """Return *error* as Unavailable: ``disk_full``, ``no_rights`` or ``io_error``."""
     reason = _REASONS.get(error.errno or 0, "io_error")
-    return Unavailable(reason, f"{path}: {error.strerror or type(error).__name__}; its events wait.")
+    return Unavailable(reason, f"{path}: {error.strerror or type(error).__name__}")

@@ -61,14 +61,12 @@ def unavailable(error: Exception, where: str) -> Unavailable:
     """Return *error* as Unavailable with a sentence on *where*; values of events stay out of it."""
     causes = (error, error.__context__, getattr(error, "original_exception", None))
     if any(isinstance(one, TimeoutError) for one in causes):
-        return Unavailable("timeout", f"MySQL {where} did not answer in time; its events wait.")
+        return Unavailable("timeout", f"MySQL {where} did not answer in time")
     number = number_of(error)
     if not isinstance(error, pymysql.err.MySQLError) or not number:
         said = f"{type(error).__name__}: {error}"
-        return Unavailable("unreachable", f"MySQL {where}: {said[:200]}; its events wait.")
+        return Unavailable("unreachable", f"MySQL {where}: {said[:200]}")
     reason, meaning = _BY_NUMBER.get(number, ("database_error", "the server reported an error"))
     # Why no text for others: it may quote the values.
     said = str(error.args[1])[:200] if reason != "database_error" and len(error.args) > 1 else ""
-    return Unavailable(
-        reason, f"MySQL {where}: {meaning} ({number}{': ' if said else ''}{said}); its events wait."
-    )
+    return Unavailable(reason, f"MySQL {where}: {meaning} ({number}{': ' if said else ''}{said})")

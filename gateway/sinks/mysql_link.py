@@ -62,9 +62,7 @@ class Link:
         try:
             self._connection.connect(sock)
         except RuntimeError as error:  # the driver's word for a way to log in that takes another library
-            raise Unavailable(
-                "no_rights", f"MySQL: the login can't be made: {error}; its events wait."
-            ) from error
+            raise Unavailable("no_rights", f"MySQL: the login can't be made: {error}") from error
 
     def run(self, sql: str, values: Sequence[object] = ()) -> int:
         """Run one statement, *values* in the places of its ``%s``; return how many rows it changed."""
@@ -113,7 +111,7 @@ class _PasswordKept:
         raise Unavailable(
             "no_rights",
             "MySQL: the server wants the password unencrypted, and may be another one than it says. That"
-            " takes tls: verify, or tls: require; until then the events wait.",
+            " takes tls: verify, or tls: require",
         )
 
 

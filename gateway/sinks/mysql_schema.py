@@ -105,7 +105,7 @@ def _version(link: Link, prefix: str) -> int:
         raise Unavailable(
             "newer_schema",
             f"{prefix}schema_version is {version}, this gateway knows {SCHEMA_VERSION}: a newer gateway made"
-            " the tables. Upgrade this one, or choose another table_prefix; until then the events wait.",
+            " the tables. Upgrade this one, or choose another table_prefix",
         )
     return version
 

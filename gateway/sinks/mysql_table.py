@@ -108,7 +108,7 @@ class OwnTable:
             raise Unavailable(
                 "no_table",
                 f"Table {self._mapping.table} has no unique index on just {', '.join(self._mapping.key)}."
-                " Add one, or change key; until then the events wait.",
+                " Add one, or change key",
             )
         for index, columns in indexes.items():
             if columns <= written and (index in loose or not columns >= key):
@@ -116,7 +116,7 @@ class OwnTable:
                     "ambiguous_key",
                     f"Table {self._mapping.table} has the unique index {index} too. MySQL would change the"
                     " row that an event meets there, whatever its key. Make that the key, or leave its"
-                    " columns out of columns; until then the events wait.",
+                    " columns out of columns",
                 )
 
     def _creation(self, link: Link) -> str:

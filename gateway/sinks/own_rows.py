@@ -137,7 +137,7 @@ def check_columns(
 def _unfit(mapping: Mapping, why: str) -> Unavailable:
     return Unavailable(
         "no_table",
-        f"Table {mapping.table} {why}. Change the table or the configuration; until then the events wait.",
+        f"Table {mapping.table} {why}. Change the table or the configuration",
     )
 
 

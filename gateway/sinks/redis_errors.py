@@ -48,7 +48,6 @@ _CODES: Final[dict[type[Exception], str]] = {
 }
 # Before Redis 7 what a script ran into stands inside: "Error running script (…): @user_script: 7: -OOM …".
 _INSIDE = re.compile(r"@user_script: ?\d+: -?([A-Z]+ )")
-_WAIT = "its events wait"
 
 
 def unavailable(error: Exception, where: str) -> Unavailable:
@@ -57,14 +56,14 @@ def unavailable(error: Exception, where: str) -> Unavailable:
     known = next((key for key in _REASONS if text.startswith(key)), None)
     if known is not None:
         reason, meaning = _REASONS[known]
-        return Unavailable(reason, f"Redis {where}: {meaning}; {_WAIT}.")
+        return Unavailable(reason, f"Redis {where}: {meaning}")
     if isinstance(error, (theirs.TimeoutError, TimeoutError)):
-        return Unavailable("timeout", f"Redis {where} did not answer in time; {_WAIT}.")
+        return Unavailable("timeout", f"Redis {where} did not answer in time")
     if isinstance(error, theirs.ResponseError):
         # Why only the code: a message may quote the arguments.
         code = re.match(r"[A-Z]{2,20}\b", text)
         said = f" ({code[0]})" if code else ""
-        return Unavailable("redis_error", f"Redis {where} reported an error{said}; {_WAIT}.")
+        return Unavailable("redis_error", f"Redis {where} reported an error{said}")
     cause = error.__cause__ or error.__context__ or error
     said = f"{type(cause).__name__}: {error}"
     if isinstance(
@@ -73,7 +72,7 @@ def unavailable(error: Exception, where: str) -> Unavailable:
         said = "it does not answer as a Redis does; is TLS (rediss://) missing, or the port another one's?"
     elif "SSL" in f"{type(cause).__name__} {error}":
         said += "; is its certificate valid for that name, and its CA that of tls_ca?"
-    return Unavailable("unreachable", f"Redis {where}: {said}; {_WAIT}.")
+    return Unavailable("unreachable", f"Redis {where}: {said}")
 
 
 def _text(error: Exception) -> str:

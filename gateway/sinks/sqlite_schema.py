@@ -55,7 +55,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
         raise Unavailable(
             "newer_schema",
             f"{path} has schema version {version}, this gateway knows {SCHEMA_VERSION}: a newer gateway or"
-            " another program made it. Upgrade this one, or name another file; until then the events wait.",
+            " another program made it. Upgrade this one, or name another file",
         )
     return version
 

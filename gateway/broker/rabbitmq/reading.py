@@ -34,14 +34,11 @@ in the order of their tags, more of them in no order. (``basic.get`` makes a con
 HELD_MAX_S = 600.0
 """After so long the channel is opened anew, long before the broker's acknowledgement timeout (30 min)."""
 QUIET_S, FORGOTTEN_S = 1.0, 30.0
-_LOOK_S, _ASKED_MAX = 0.02, 100
+_LOOK_S, _ASKED_MAX, _KEPT_BACK = 0.02, 100, 32
 
 
 class Reader:
-    """Gives the events that stood in a queue at the opening, in order.
-
-    A page has to be settled before the next one is asked for: what is left of it is passed over.
-    """
+    """Gives the events that stood in a queue at the opening. What a page leaves unsettled is passed over."""
 
     def __init__(self, link: Link, queue: str, most_bytes: int, *, is_alone: bool = False) -> None:
         """Read *queue*, *is_alone*: only if nobody else does. Bound: *most_bytes* of bodies, or one event."""
@@ -106,14 +103,18 @@ class Reader:
         tags = {delivery.tag for delivery in deliveries}
         # Why a range where nothing older stays: RabbitMQ sends its queue one command a frame.
         is_range = not self._passed and tags == set(self._given[: len(tags)])
-        frames = [spec.Basic.Ack(delivery_tag=tag) for tag in sorted(tags)]
-        if is_range:
-            frames = [spec.Basic.Ack(delivery_tag=max(tags), multiple=True)]
+        ends = [max(tags)] if is_range else sorted(tags)
+        frames = [spec.Basic.Ack(delivery_tag=tag, multiple=is_range) for tag in ends]
         payload = b"".join(pamqp.frame.marshal(frame, channel.number) for frame in frames)
         self._given = [tag for tag in self._given if tag not in tags]
         self._has_removed = True
         self._in_window -= len(tags)
         await or_closed(channel.write_queue.put(ChannelFrame(payload=payload, should_close=False)), closing)
+        # Bound: what a channel that dies forgets; the queue sends an event for each that it has taken.
+        for _ in range(_ASKED_MAX):
+            if is_range or self._in_window + _KEPT_BACK >= self._window or not await self._ready():
+                return
+            await asyncio.sleep(_LOOK_S)
 
     async def close(self) -> None:
         """Give everything back that was not removed; it stands in the queue again when this returns."""

@@ -29,6 +29,7 @@ class CallbackPort:
     files: PortFiles
     journal: Journal
     metrics: Metrics
+    server: FrontServer
 
     async def post(self, query=f"SdkAppid=1&{COMMAND}", headers=None, body=BODY, host="localhost", **client):
         """Send one callback on a connection of its own; return status and ErrorInfo."""
@@ -81,4 +82,4 @@ async def callback_port(tmp_path, listen=None, apps=None):
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await listen_on(runner, config.listen.host, 0, "listen.port", https=files.https(server))
-        yield CallbackPort(runner.addresses[0][1], receiver, files, journal, metrics)
+        yield CallbackPort(runner.addresses[0][1], receiver, files, journal, metrics, server)

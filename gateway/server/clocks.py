@@ -1,4 +1,4 @@
-"""The two clocks of a connection: one deadline at a time, and how long it has been idle."""
+"""The clocks of a connection: one deadline at a time, how long it has been idle, who waits for its end."""
 
 from __future__ import annotations
 
@@ -62,3 +62,22 @@ class Idleness:
         self._handle = self._loop.call_later(left_s if left_s > 0 else self._patience_s, self._look)
         if left_s <= 0:
             self._call()
+
+
+class Waiter:
+    """Lets one wait until it is woken."""
+
+    __slots__ = ("_loop", "_woken")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._woken: asyncio.Future[None] | None = None
+
+    async def wait(self, seconds: float | None) -> None:
+        """Return once it is woken, or after so many *seconds*."""
+        self._woken = self._loop.create_future()
+        await asyncio.wait((self._woken,), timeout=seconds)
+
+    def wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)

@@ -10,14 +10,13 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from aiohttp.tcp_helpers import tcp_keepalive
-
 from gateway.errors import Refused
 from gateway.logs import where
 from gateway.outcome import Answer
-from gateway.server.clocks import Deadline, Idleness
+from gateway.server.clocks import Deadline, Idleness, Waiter
 from gateway.server.exchange import Does, Exchange
-from gateway.server.requests import Body, Request, Requests, TakesAtOnce
+from gateway.server.line import Line
+from gateway.server.requests import Body, Request, Requests
 
 if TYPE_CHECKING:
     from gateway.server.front import FrontServer
@@ -25,56 +24,42 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _LINGER_S = 2.0
 """How long the rest of a refused body is thrown away, so that its sender sees the answer."""
-
+_A_TURN = 32
+"""Requests of one connection, until others have theirs."""
 
 IDLE, READ, WAIT, STALL, LINGER, ENDED = Does
 
 
-class Connection(TakesAtOnce):
+class Connection(Line):
     """See the module. Bound: what one read brings, and one body."""
 
     def __init__(self, front: FrontServer, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
         self._requests = Requests(self, loop, front.listen)
-        super().__init__(loop, self._requests.parser)
         self._front = front
         self._does = IDLE
         self._body = Body(front.memory)
         self._exchange = Exchange()
         self._is_stepping = False
         self._is_closing = False
-        self._is_half_closed = False
         self._deadline = Deadline(loop, self._too_late)
-        """Of a head, a body, the taking of an answer, or lingering."""
+        """Of a head, a body, the taking of an answer, lingering, or the end."""
         self._idleness = Idleness(loop, front.listen.keepalive_timeout_s, self._too_idle)
-        self._answered: asyncio.Future[None] | None = None
+        self._answered = Waiter(loop)
         self.has_stored = False
         """A callback that came by it was stored."""
-        self.remote = ""
-
-    # What the transport tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         assert self.transport is not None
-        tcp_keepalive(self.transport)
         self._idleness.start()
-        peer = self.transport.get_extra_info("peername")
-        self.remote = str(peer[0]) if isinstance(peer, tuple) else ""
         self._front.connection_made(self, self.transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._front.connection_lost(self)
         super().connection_lost(exc)
         self._idleness.clear()
-        if self._does is READ:
-            self._front.reports.hung_up(None)
-            self._body.forget()
-        elif self._does is STALL:
-            self._front.reports.hung_up(self._exchange.outcome)
-        if self._does is not WAIT:  # else its answer comes, and finds nobody
-            self._does = ENDED
-        self._deadline.clear()
-        self._requests.clear()
+        self._give_up()
 
     def data_received(self, data: bytes) -> None:
         if self._does is ENDED:
@@ -85,26 +70,21 @@ class Connection(TakesAtOnce):
 
     def eof_received(self) -> bool:
         """Keep the connection for answers that are owed; not under TLS, where no side can end alone."""
-        self._is_half_closed = True
-        is_plain = self.transport is not None and self.transport.get_extra_info("sslcontext") is None
-        return is_plain and not self._requests.is_amid_body and not self.is_idle
+        self.is_half_closed = True
+        if self.can_half_close and not self.is_idle and self._does not in (READ, LINGER):
+            return True
+        self._end()
+        return False
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._does is STALL:
-            assert self._exchange.outcome is not None
-            self._front.reports.answered(self._exchange.outcome, self._exchange.took_s)
-            self._go_on()
-            self._step()
-
-    # What the server asks
+            self._written()
 
     @property
     def is_idle(self) -> bool:
         """No request is under way; part of a head may have come."""
-        if self.transport is None or self.transport.is_closing():
-            return True
-        return self._does is IDLE and not self._requests
+        return self.is_gone or self._does is ENDED or (self._does is IDLE and not self._requests)
 
     def close(self) -> None:
         """Take no further request; end once the one under way is answered."""
@@ -117,10 +97,7 @@ class Connection(TakesAtOnce):
         """Wait for the request under way, at most *wait_s* seconds, and end."""
         self.close()
         if self._does in (READ, WAIT):
-            self._answered = self._loop.create_future()
-            await asyncio.wait((self._answered,), timeout=wait_s)
-        if self._does is STALL:
-            self._front.reports.hung_up(self._exchange.outcome)
+            await self._answered.wait(wait_s)
         self._end()
 
     # The way of a request
@@ -135,21 +112,25 @@ class Connection(TakesAtOnce):
                 self._read()
             elif self._does is LINGER:
                 self._go_on()
-            while self._does is IDLE and (self._requests or self._requests.feed_rest()):
+            for _ in range(_A_TURN):
+                if self._does is not IDLE or not self._requests.have_more():
+                    break
                 self._begin(self._requests.next())
+            else:  # Why: thousands of probes fit one read, and all others would wait for them
+                self._loop.call_soon(self._step)
         except Exception as error:  # noqa: BLE001 - a bug of ours must not end the connection without a word
             _log.error("A request failed inside the gateway (%s); it was answered 500", where(error))
             self._refuse("internal_error")
         finally:
             self._is_stepping = False
-        if self._requests.are_too_many != self._buffer_paused:
-            (self._resume_reading_for_buffer if self._buffer_paused else self._pause_reading_for_buffer)()
+        self.hold(self._requests.are_too_many)
         if self._does is IDLE and self._requests.has_half_a_head and not self._deadline.is_set:
             self._deadline.set(self._front.listen.header_timeout_s)
 
     def _begin(self, request: Request | None) -> None:
         if request is None:
-            self._refuse_unread("bad_http")
+            self._exchange.begin(None)
+            self._refuse("bad_http")
             return
         exchange = self._exchange
         exchange.begin(*request)
@@ -159,6 +140,7 @@ class Connection(TakesAtOnce):
             return
         self._does = READ
         if exchange.is_asked and self.transport is not None:
+            exchange.is_asked = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._read()
         if self._does is READ:
@@ -181,35 +163,39 @@ class Connection(TakesAtOnce):
     def _refuse(self, reason: str) -> None:
         self._reply(self._front.receiver.refuse(Refused(reason)))
 
-    def _refuse_unread(self, reason: str) -> None:
-        self._exchange.begin(None)
-        self._refuse(reason)
-
     def _reply(self, answer: Answer) -> None:
         """Write *answer* to the request under way; then comes the next."""
         front, exchange = self._front, self._exchange
         self._body.forget()
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_result(None)
-        if self.transport is None or self.transport.is_closing():
+        self._answered.wake()
+        if self.transport is None or self.is_gone:
             self._does = ENDED
             front.reports.hung_up(answer.outcome)
             return
         front.touch(self)
         self.has_stored |= answer.outcome.kind == "stored"
-        is_gone = self._is_half_closed  # Why: by then it has most likely given up
-        if is_gone and not self._requests and not self._requests.feed_rest():
-            exchange.is_last = True
+        exchange.outcome = answer.outcome
         exchange.is_last |= answer.is_last or self._is_closing or front.is_draining
+        if exchange.is_asked:  # Why: whether the body comes now, nobody can tell (RFC 9110, 10.1.1)
+            exchange.is_last |= exchange.has_rest()
+        if (self.is_half_closed or self._requests.is_over) and not self._requests.have_more():
+            exchange.is_last = True
         self.transport.write(front.wire.write(answer, exchange.is_old, exchange.is_last, exchange.is_head))
-        if is_gone:
-            front.reports.hung_up(answer.outcome)
-        elif self._paused:
-            self._does, exchange.outcome = STALL, answer.outcome
+        if self._paused:
+            self._does = STALL
             self._deadline.set(front.listen.body_timeout_s)
-            return
         else:
-            front.reports.answered(answer.outcome, exchange.took_s)
+            self._written()
+
+    def _written(self) -> None:
+        """Report the answer; be ready for what comes after it."""
+        exchange = self._exchange
+        assert exchange.outcome is not None
+        self._does = IDLE
+        if self.is_half_closed:  # Why: by then it has most likely given up
+            self._front.reports.hung_up(exchange.outcome)
+        else:
+            self._front.reports.answered(exchange.outcome, exchange.took_s)
         self._go_on()
         self._step()
 
@@ -219,7 +205,7 @@ class Connection(TakesAtOnce):
             if self._does is not LINGER:
                 self._does = LINGER
                 self._deadline.set(_LINGER_S)
-        elif self._exchange.is_last:
+        elif self._exchange.is_last or (self._requests.is_over and not self._requests):
             self._end()
         else:
             self._deadline.clear()
@@ -227,22 +213,35 @@ class Connection(TakesAtOnce):
             self._idleness.touch()
 
     def _end(self) -> None:
-        """Close once what was written is taken."""
-        self._does = ENDED
+        """Close once what was written is taken, or cut the connection when it is not."""
+        self._give_up()
+        is_over = self._requests.is_over and not self._is_closing
+        if self.finish(is_more_coming=is_over):
+            self._deadline.set(_LINGER_S if is_over else self._front.listen.body_timeout_s)
+
+    def _give_up(self) -> None:
+        """Count what was under way, unless the receiver has it: its answer comes, and finds nobody."""
+        if self._does is READ:
+            self._front.reports.hung_up(None)
+            self._body.forget()
+        elif self._does is STALL:
+            self._front.reports.hung_up(self._exchange.outcome)
+        if self._does is not WAIT:
+            self._does = ENDED
         self._deadline.clear()
         self._requests.clear()
-        if self.transport is not None:
-            self.transport.close()
+        self._answered.wake()
 
     def _too_late(self) -> None:
         if self._does is IDLE:
-            self._refuse_unread("slow_head")
+            self._exchange.begin(None)
+            self._refuse("slow_head")
         elif self._does is READ:
             self._refuse("slow_body")
-        elif self._does is STALL:
-            self._front.abort(self)
         elif self._does is LINGER:
             self._end()
+        else:
+            self._front.abort(self)
 
     def _too_idle(self) -> None:
         # Why the deadline: a head that has begun is not idle, and has one of its own.

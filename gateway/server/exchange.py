@@ -43,11 +43,11 @@ class Exchange:
         self.ticket: Any = None
         """What the receiver wants back with the body."""
         self.outcome: Outcome | None = None
-        self.started_s = time.perf_counter()
+        self.started_s = time.perf_counter() if message is not None else 0.0
         self.is_old = message is not None and message.version < HttpVersion11
         self.is_head = message is not None and message.method == "HEAD"
-        self.is_last = message is not None and message.should_close
-        """The connection ends with its answer."""
+        self.is_last = message is not None and (message.should_close or message.upgrade)
+        """The connection ends with its answer: after an Upgrade, which we never do, the parser drops some."""
         # Why not for 1.0: such a caller would take it for the answer (RFC 9110, 10.1.1).
         expects = message is not None and not self.is_old and "Expect" in message.headers
         self.is_asked = bool(
@@ -56,8 +56,8 @@ class Exchange:
         """The caller sends the body once it is told to go on."""
 
     @property
-    def took_s(self) -> float:
-        return time.perf_counter() - self.started_s
+    def took_s(self) -> float | None:
+        return None if not self.started_s else time.perf_counter() - self.started_s
 
     def has_rest(self) -> bool:
         """Say whether some of the body is still to come; throw away what has."""

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
+from aiohttp.http import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
@@ -17,16 +17,6 @@ _READ_BYTES = 65_536
 _AHEAD = 32
 
 Request = tuple[RawRequestMessage, StreamReader]
-
-
-class TakesAtOnce(BaseProtocol):
-    """A connection that takes bodies as they come, so the parser never needs to hold it up."""
-
-    def pause_reading(self) -> None:
-        """Do nothing."""
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Do nothing."""
 
 
 class Requests:
@@ -71,13 +61,10 @@ class Requests:
             return False
         before, was_amid_body = len(self._waiting), self.is_amid_body
         try:
-            messages, is_upgraded, tail = self.parser.feed_data(data)
+            messages, is_upgraded, _ = self.parser.feed_data(data)
             self._waiting.extend(messages)
-            while is_upgraded:  # we never do: it goes on as it was
-                self.parser.set_upgraded(False)
-                messages, is_upgraded, tail = self.parser.feed_data(tail)
-                self._waiting.extend(messages)
-        except HttpProcessingError:
+            self.is_over = is_upgraded
+        except Exception:  # noqa: BLE001 - besides its own faults the parser raises those of a target's parts
             self.is_over = True
             if self._last is not None and not self._last.is_eof():
                 # Why: of a faulty chunk the parser tells only who feeds it, not who reads the body.
@@ -85,8 +72,9 @@ class Requests:
             else:
                 self._waiting.append(None)
             return True
-        # Why: then the parser keeps back what follows, until it is fed again.
-        self._is_full = len(self._waiting) >= _AHEAD
+        # Why: then the parser keeps back what follows, until it is fed again. It may count one more than we:
+        # one whose turn came before it was whole.
+        self._is_full = len(self._waiting) >= _AHEAD - 1
         if len(self._waiting) == before:
             # Why strip: an empty line before a request is to be ignored (RFC 9112, 2.2); it starts no head.
             self.has_half_a_head |= not was_amid_body and bool(data.strip(b"\r\n"))
@@ -96,9 +84,9 @@ class Requests:
         self._last = last[1] if last is not None else None
         return True
 
-    def feed_rest(self) -> bool:
-        """Take what the parser has kept back; say whether a request began with it."""
-        return self._is_full and self.feed(b"")
+    def have_more(self) -> bool:
+        """Say whether a request waits, or began with what the parser has kept back."""
+        return bool(self._waiting) or (self._is_full and self.feed(b""))
 
     def next(self) -> Request | None:
         """Return the request whose turn it is, None for HTTP that is none. IndexError without one."""

@@ -130,6 +130,9 @@ async def test_what_the_server_refuses_is_named_and_the_rest_written(place: Mysq
     assert set(failures) == {*long, 100}
     assert all(type(failure) is Poison for failure in failures.values())
     assert {failure.reason for failure in failures.values()} == {"refused_by_database"}
+    assert {failure.detail for failure in failures.values()} == {
+        "error 1406: Data too long for column 'id' at row 1"
+    }
     assert len(await place.events()) == 95
     assert len(await place.exits()) == 190
 
@@ -153,6 +156,8 @@ async def test_what_an_operators_rule_refuses_is_poison(place: MysqlPlace) -> No
     assert {at: failure.reason for at, failure in failures.items()} == dict.fromkeys(
         (0, 2, 3), "refused_by_database"
     )
+    assert failures[0].detail.startswith("error 4025: CONSTRAINT `CONSTRAINT_1` failed for ")
+    assert (failures[2].detail, failures[3].detail) == ("error 1062", "error 1062")
     assert [event["id"] for event in await place.events()] == ["2"]
 
 

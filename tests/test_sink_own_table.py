@@ -293,14 +293,14 @@ async def test_a_value_that_does_not_fit_is_poison_alone(database: Database) -> 
     """Nothing is cut to fit; the rest of the batch is written, an older event of the same key as well."""
     await sql(database, f"CREATE TABLE last_seen ({NARROW[database.config.kind]})")
     batch = [happened(f"{at:02d}", 0, f"k{at:02d}") for at in range(40)]
-    batch[7] = happened("long 7", 0, "k07")
-    batch[20] = happened("long 20", 5, "k21")
+    batch[7] = happened("wide 7", 0, "k07")
+    batch[20] = happened("wide 20", 5, "k21")
     (failures,) = await write(database, GROUP, batch)
 
     assert {at: (type(one), one.reason) for at, one in failures.items()} == dict.fromkeys(
         (7, 20), (Poison, "refused_by_database")
     )
-    assert "long" not in str(failures)
+    assert "wide" not in str(failures)
     assert await values(database) == [(f"k{at:02d}", f"{at:02d}") for at in range(40) if at not in (7, 20)]
 
 

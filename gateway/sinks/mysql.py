@@ -19,7 +19,7 @@ from gateway.exits import ExitsQuery, MemberExit
 from gateway.sinks import Failures
 from gateway.sinks.batches import STATEMENT_BYTES, Keyed, halves, parts, place_of, sorted_by_key
 from gateway.sinks.local import OwnThread, Result
-from gateway.sinks.mysql_errors import DEADLOCK, is_content, number_of
+from gateway.sinks.mysql_errors import DEADLOCK, is_content, number_of, refused
 from gateway.sinks.mysql_link import Link, errors_in_our_words
 from gateway.sinks.mysql_rows import write_new
 from gateway.sinks.mysql_schema import check_server, has_table, prepare
@@ -137,8 +137,7 @@ class Mysql:
                     raise
                 link.rollback()
                 if len(rows) == 1:
-                    poison = Poison("refused_by_database", f"error {number_of(error)}")
-                    failures.update(dict.fromkeys(rows[0].indexes, poison))
+                    failures.update(dict.fromkeys(rows[0].indexes, refused(error)))
                 else:
                     waiting += halves(rows)
 

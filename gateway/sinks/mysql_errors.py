@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pymysql
 
-from gateway.errors import Unavailable
+from gateway.errors import Poison, Unavailable
 
 DUPLICATE = 1062
 DEADLOCK = 1213
@@ -41,6 +41,9 @@ _CONTENT_STATES = (
 # Of other states: row or packet too large, data truncated, no such text, value or row, a CHECK of MySQL's.
 _CONTENT = frozenset({1118, PACKET_TOO_LARGE, 1265, 1300, 1366, 1411, 1416, 1525, 3819, 4025})
 
+# Their text names a column or constraint and no value: NULL, out of range, too long, a CHECK.
+_OF_THE_SCHEMA = frozenset({1048, 1264, 1406, 3819, 4025})
+
 
 def is_content(error: BaseException) -> bool:
     """Say whether the values caused *error*, so that it would come again whenever they do."""
@@ -55,6 +58,13 @@ def number_of(error: BaseException) -> int:
     """Return the server's or the driver's number of *error*, 0 when it has none."""
     first = error.args[0] if error.args else 0
     return first if isinstance(first, int) else 0
+
+
+def refused(error: BaseException) -> Poison:
+    """Return *error*, which is the content's, as Poison; its names of the schema are told, values are not."""
+    number = number_of(error)
+    said = f": {str(error.args[1])[:200]}" if number in _OF_THE_SCHEMA and len(error.args) > 1 else ""
+    return Poison("refused_by_database", f"error {number}{said}")
 
 
 def unavailable(error: Exception, where: str) -> Unavailable:

@@ -21,6 +21,7 @@ SCRIPTS = Path("/usr/lib/rabbitmq/bin")  # Why: the ones in PATH insist on root 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 STARTS = 3
+PLUGINS = ("rabbitmq_consistent_hash_exchange",)
 SETTLED_S = 20.0  # from the start of the node, or from the end of the test, whichever is later
 
 
@@ -36,7 +37,8 @@ class RabbitMQ:
         self._processes = Processes("rabbitmq-", user="rabbitmq")
         self._folder = self._processes.folder
         self._processes.write(".erlang.cookie", secrets.token_hex(16), mode=0o400)
-        self._processes.write("enabled_plugins", "[rabbitmq_management].\n")
+        self._plugins: tuple[str, ...] = ()
+        self._write_plugins(PLUGINS)
         self._settings: dict[str, str] = {}
         self._vhosts = (f"test-{number}" for number in itertools.count(1))
         self._retired: dict[str, float] = {}
@@ -116,6 +118,15 @@ class RabbitMQ:
     def close_connections(self) -> None:
         """Close all AMQP connections from the broker's side."""
         self.ctl("close_all_connections", "--global", "closed by a test")
+
+    def only_plugins(self, *plugins: str) -> None:
+        """Restart with *plugins* beside the management; without arguments, with all that tests may use."""
+        if (plugins or PLUGINS) != self._plugins:
+            if self.is_running():
+                self._delete_retired()
+            self.stop()
+            self._write_plugins(plugins or PLUGINS)
+        self.start()
 
     def configure(self, **settings: str) -> None:
         """Restart with extra lines in rabbitmq.conf; without arguments, with none of them."""
@@ -197,6 +208,10 @@ class RabbitMQ:
                     raise
                 self.kill()
                 self._processes.signal(self._epmd_pid, signal.SIGKILL)
+
+    def _write_plugins(self, plugins: tuple[str, ...]) -> None:
+        self._plugins = plugins
+        self._processes.write("enabled_plugins", f"[{','.join(('rabbitmq_management', *plugins))}].\n")
 
     def _write_config(self) -> None:
         settings = {

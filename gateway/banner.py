@@ -19,7 +19,7 @@ from gateway.config import (
     mask_url,
     place,
 )
-from gateway.topology import narrowed
+from gateway.patterns import narrowed
 
 _SAMPLE = (
     '{"CallbackCommand":"Group.CallbackAfterMemberExit","GroupId":"@TGS#2J4SZEAEL","Type":"Public",'

@@ -10,7 +10,8 @@ from difflib import get_close_matches
 from urllib.parse import unquote, urlsplit
 
 from gateway.config import AmqpSink, Config, JsonlSink, SqliteSink
-from gateway.topology import Topology, narrowed
+from gateway.patterns import narrowed
+from gateway.topology import Topology
 
 _MOST_KEY_BYTES = 255
 
@@ -18,7 +19,8 @@ _MOST_KEY_BYTES = 255
 def topology_of(config: Config) -> Topology:
     """Return the broker objects of *config*."""
     patterns = {name: narrowed(sink.events, sink.apps) for name, sink in config.sinks.items()}
-    return Topology.of(config.broker.exchange, patterns)
+    partitions = {name: sink.partitions for name, sink in config.sinks.items()}
+    return Topology.of(config.broker.exchange, patterns, partitions)
 
 
 def faults(config: Config) -> Iterator[str]:
@@ -26,6 +28,16 @@ def faults(config: Config) -> Iterator[str]:
     yield from _shared_files(config)
     yield from _apps(config)
     yield from _loops(config)
+    yield from _partitions(config)
+
+
+def _partitions(config: Config) -> Iterator[str]:
+    for name, sink in config.sinks.items():
+        if sink.partitions > 1 and config.broker.embedded_path is not None:
+            yield (
+                f"sinks.{name}.partitions: the embedded broker has one consuming process a sink, so there is"
+                " nothing to share; set 1 (concurrency gives lanes), or use RabbitMQ (broker.url)"
+            )
 
 
 def _shared_files(config: Config) -> Iterator[str]:

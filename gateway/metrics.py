@@ -153,6 +153,11 @@ class Metrics:
             "Events of those that wait for an earlier one of their conversation, or fail (order: strict).",
             ("sink",),
         )
+        self.sink_partitions = self._gauge(
+            "sink_partitions_active",
+            "Partitions of the sink that have given events to this worker (RabbitMQ only).",
+            ("sink",),
+        )
         self.sink_refuses = self._gauge(
             "sink_refuses",
             "1 while the sink's queue takes no events from us, which holds up all sinks (RabbitMQ only).",

@@ -16,8 +16,9 @@ from gateway.broker import Broker, Unconfirmed
 from gateway.event import Event
 from gateway.journal import JournalReader, Stored
 from gateway.normalise import malformed, normalise_or_keep
+from gateway.patterns import matches
 from gateway.redact import Redaction
-from gateway.topology import Topology, matches
+from gateway.topology import Topology
 
 _BATCH_EVENTS = 100
 _BATCHES_PER_S = 10

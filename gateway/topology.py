@@ -5,11 +5,12 @@ Queue arguments are final in RabbitMQ (a redeclare with others is refused), so t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 
-Arguments = Mapping[str, str | int]
+from gateway.patterns import matches
+
+Arguments = Mapping[str, str | int | bool]
 
 DELIVERY_LIMIT = 1_000_000
 """Returns after which a quorum queue drops an event: never reached, and never absent (4.x drops after 20)."""
@@ -17,13 +18,17 @@ UNROUTED_BYTES = 256 * 1024 * 1024
 UNROUTED_TTL_MS = 7 * 24 * 3600 * 1000
 RETRY_DELAYS_S = (5, 30, 300, 1800, 7200)
 """The delay before attempt 2, 3, …; the last one for all further attempts."""
+MOST_PARTITIONS = 64
+KEY_HEADER = "partitionkey"
+HASH = "x-consistent-hash"
+"""The kind of exchange that spreads by key; a plug-in of RabbitMQ brings it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
     name: str
     kind: str
-    """``topic`` or ``fanout``."""
+    """``topic``, ``fanout`` or HASH."""
     arguments: Arguments = field(default_factory=dict)
 
 
@@ -54,6 +59,49 @@ class SinkTopology:
     exchange: str
     queue: str
     dead: str
+    partitions: int = 1
+
+    @property
+    def workers(self) -> str:
+        """The queue on which the workers of a sink with partitions announce themselves; it stays empty."""
+        return f"{self.queue}.workers"
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues that its events wait in."""
+        return self.generation(self.partitions)
+
+    @property
+    def place(self) -> str:
+        """Say where its events wait."""
+        return self.queue if self.partitions == 1 else f"{self.spread(self.partitions)}.*"
+
+    def generation(self, partitions: int) -> tuple[str, ...]:
+        """Return what ``queues`` is, or was, with so many *partitions*."""
+        if partitions == 1:
+            return (self.queue,)
+        return tuple(f"{self.spread(partitions)}.{number}" for number in range(partitions))
+
+    def spread(self, partitions: int) -> str:
+        """Return the name of the exchange that spreads events over *partitions*, where there are several."""
+        return f"{self.queue}.p{partitions}"
+
+    def feed(self, partitions: int) -> Binding:
+        """Return what brings events from the sink's exchange to a generation."""
+        destination = self.queue if partitions == 1 else self.spread(partitions)
+        return Binding(self.exchange, destination, "", to_queue=partitions == 1)
+
+    def spreading(self) -> tuple[Binding, ...]:
+        """Return what brings events to each partition; none without partitions.
+
+        Their order counts: by it keys are spread.
+        """
+        if self.partitions == 1:
+            return ()
+        weight = "1"
+        return tuple(
+            Binding(self.spread(self.partitions), queue, weight, to_queue=True) for queue in self.queues
+        )
 
     def takes(self, routing_key: str) -> bool:
         """Say whether an event with *routing_key* is for this sink."""
@@ -77,10 +125,13 @@ class Topology:
     sinks: tuple[SinkTopology, ...]
 
     @classmethod
-    def of(cls, exchange: str, sinks: Mapping[str, tuple[str, ...]]) -> Topology:
+    def of(
+        cls, exchange: str, sinks: Mapping[str, tuple[str, ...]], partitions: Mapping[str, int] | None = None
+    ) -> Topology:
         """Return the topology for the exchange *exchange* and the patterns of each sink by its name.
 
-        All names derive from the exchange: ``x.events`` gives ``x.sink.…`` and ``x.unrouted``.
+        *partitions*: how many a sink has, where it is not one. All names derive from the exchange:
+        ``x.events`` gives ``x.sink.…`` and ``x.unrouted``.
         """
         prefix = exchange.removesuffix(".events")
         return cls(
@@ -93,6 +144,7 @@ class Topology:
                     exchange=f"{prefix}.sink.{name}",
                     queue=f"{prefix}.sink.{name}",
                     dead=f"{prefix}.sink.{name}.dead",
+                    partitions=(partitions or {}).get(name, 1),
                 )
                 for name, patterns in sinks.items()
             ),
@@ -112,6 +164,8 @@ class Topology:
         yield Exchange(self.events, "topic", alternate)
         for sink in self.sinks:
             yield Exchange(sink.exchange, "fanout", alternate)
+            if sink.partitions > 1:
+                yield Exchange(sink.spread(sink.partitions), HASH, {**alternate, "hash-header": KEY_HEADER})
 
     def queues(self) -> Iterator[Queue]:
         """Yield all queues."""
@@ -124,7 +178,12 @@ class Topology:
         # sink takes would be lost, or refused, which holds up every sink.
         yield Queue(self.unrouted, {**_quorum(), **bound})
         for sink in self.sinks:
-            yield Queue(sink.queue, _quorum())
+            single: Arguments = {"x-single-active-consumer": True} if sink.partitions > 1 else {}
+            for queue in sink.queues:
+                yield Queue(queue, {**_quorum(), **single})
+            if sink.partitions > 1:
+                # Why quorum though it stays empty: a classic queue goes with the node that it stands on.
+                yield Queue(sink.workers, _quorum())
             yield Queue(sink.dead, _quorum())
             for delay_s in RETRY_DELAYS_S:
                 back: Arguments = {
@@ -138,33 +197,14 @@ class Topology:
         """Yield all bindings; those of the queues come before what feeds them."""
         yield Binding(self.unrouted, self.unrouted, "", to_queue=True)
         for sink in self.sinks:
-            yield Binding(sink.exchange, sink.queue, "", to_queue=True)
+            yield from sink.spreading()
+            yield sink.feed(sink.partitions)
             for pattern in sink.patterns:
                 yield Binding(self.events, sink.exchange, pattern, to_queue=False)
 
     def takers(self, routing_key: str) -> list[SinkTopology]:
         """Return the sinks that get an event with *routing_key*, as the topic exchange would."""
         return [sink for sink in self.sinks if sink.takes(routing_key)]
-
-
-@lru_cache(maxsize=4096)
-def matches(pattern: str, routing_key: str) -> bool:
-    """Say whether a topic exchange would route *routing_key* by *pattern* (``*`` one word, ``#`` any number).
-
-    Source: AMQP 0-9-1, section 3.1.3.3, as RabbitMQ implements it.
-    """
-    return _matches(_words(pattern), _words(routing_key))
-
-
-def narrowed(patterns: Sequence[str], apps: Sequence[str]) -> tuple[str, ...]:
-    """Return patterns that match what *patterns* match of *apps*, and nothing else; no apps: all of them.
-
-    A routing key ends in the app id, which is one word.
-    """
-    if not apps:
-        return tuple(patterns)
-    found = (one for pattern in patterns for app in apps for one in _of_app(_words(pattern), app))
-    return tuple(dict.fromkeys(".".join(words) for words in found))
 
 
 def retry_delay_s(attempt: int) -> int:
@@ -174,29 +214,3 @@ def retry_delay_s(attempt: int) -> int:
 
 def _quorum() -> dict[str, str | int]:
     return {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
-
-
-def _of_app(words: tuple[str, ...], app: str) -> Iterator[tuple[str, ...]]:
-    """Yield the patterns that together match the keys that *words* match and whose last word is *app*."""
-    *before, last = words or ("",)
-    if last in ("*", app):
-        yield (*before, app)
-    elif last == "#":
-        yield (*words, app)
-        # Why: # may stand for no word at all; then the word before it is the last one.
-        yield from _of_app(tuple(before), app)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split(".")) if text else ()  # the empty key has no word, "a." has two
-
-
-def _matches(pattern: tuple[str, ...], words: tuple[str, ...]) -> bool:
-    # Why a row of reachable places instead of recursion: many # in one pattern would take exponential time.
-    places = {0}
-    for part in pattern:
-        if part == "#":
-            places = set(range(min(places), len(words) + 1)) if places else places
-        else:
-            places = {at + 1 for at in places if at < len(words) and part in ("*", words[at])}
-    return len(words) in places

@@ -63,12 +63,12 @@ async def make(amqp_url):
     """Return a function that makes a broker on this test's virtual host; all are closed at the end."""
     async with contextlib.AsyncExitStack() as stack:
 
-        def build(sinks=SINKS, **settings):
+        def build(sinks=SINKS, partitions=None, **settings):
             broker = RabbitMQ(
                 BrokerConfig(
                     url=settings.pop("url", amqp_url), reconnect_min_s=0.05, reconnect_max_s=0.3, **settings
                 ),
-                Topology.of("im.events", sinks),
+                Topology.of("im.events", sinks, partitions),
                 Metrics(),
             )
             stack.push_async_callback(broker.close)

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,9 @@ from gateway.errors import Unavailable
 from gateway.event import Event, iso_time
 from gateway.metrics import Metrics
 from gateway.normalise import ID_RECIPE, normalise
+from gateway.patterns import narrowed
 from gateway.redact import Redaction
-from gateway.topology import Topology, narrowed
+from gateway.topology import Topology
 
 DEADLINE_S = 30
 QUIET_S = 0.2
@@ -59,22 +61,34 @@ def embedded_world(path: Path) -> World:
     return World(lambda topology, metrics: Embedded(path, topology, metrics, now_ms), advance, now_ms)
 
 
-def rabbitmq_world(url: str, management_url: str) -> World:
+def rabbitmq_world(url: str, management_url: str, partitions: int) -> World:
     config = BrokerConfig(url=url, management_url=management_url)
+
+    class Shared(RabbitMQ):
+        """Each partition may send as much as the test asks for: one conversation is in one of them."""
+
+        def consumer(self, sink: str, prefetch: int) -> Any:
+            return super().consumer(sink, prefetch * partitions)
+
+    def make(topology: Topology, metrics: Metrics) -> RabbitMQ:
+        sinks = tuple(replace(sink, partitions=partitions) for sink in topology.sinks)
+        return Shared(config, replace(topology, sinks=sinks), metrics)
+
     return World(
-        lambda topology, metrics: RabbitMQ(config, topology, metrics),
+        make,
         asyncio.sleep,
         lambda: time.time_ns() // 1_000_000,
     )
 
 
-@pytest.fixture(params=["embedded", "rabbitmq"])
+@pytest.fixture(params=["embedded", "rabbitmq", "partitions"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     if request.param == "embedded":
         world = embedded_world(tmp_path / "var" / "broker.db")
     else:
         url = request.getfixturevalue("amqp_url")
-        world = rabbitmq_world(url, request.getfixturevalue("rabbitmq").management_url)
+        count = 3 if request.param == "partitions" else 1
+        world = rabbitmq_world(url, request.getfixturevalue("rabbitmq").management_url, count)
     yield world
     for broker in world.opened:
         await broker.close()

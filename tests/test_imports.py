@@ -12,7 +12,7 @@ TIERS = {
     "pure": {
         "callback", "event", "catalogue", "normalise", "names", "signature", "answer", "record", "topology",
         "backoff", "retries", "caution", "exits", "replies", "limits", "networks", "query", "rules",
-        "waiting", "about", "content", "fields", "ids", "messages", "paths", "places", "redact", "samples", "schema",
+        "waiting", "about", "content", "fields", "ids", "messages", "paths", "patterns", "places", "redact", "samples", "schema",
     },
     "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "ports", "tally", "tls", "tokens"},

@@ -406,7 +406,7 @@ async def test_an_event_whose_copy_is_not_confirmed_stays(make, how):
     async def refuse(message):
         raise Unavailable("nacked", "no copy today")
 
-    broker._publish_copy = refuse
+    broker._consumers._publish_copy = refuse
     async with broker.publisher() as publisher:
         await (await publisher.send([event(1)]))
     async with broker.consumer("one", 10) as consumer:

@@ -6,13 +6,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway.patterns import matches, narrowed
 from gateway.topology import (
     RETRY_DELAYS_S,
     UNROUTED_BYTES,
     UNROUTED_TTL_MS,
     Topology,
-    matches,
-    narrowed,
     retry_delay_s,
 )
 
@@ -234,3 +233,37 @@ def test_retry_delays_are_queues() -> None:
     """Every delay has its queue, and the first three attempts the first three delays."""
     assert [retry_delay_s(attempt) for attempt in (1, 2, 3, 5, 6)] == [5, 30, 300, 7200, 7200]
     assert {retry_delay_s(attempt) for attempt in range(1, 50)} == set(RETRY_DELAYS_S)
+
+
+def test_a_sink_with_partitions_has_queues_that_serve_one_worker_each() -> None:
+    """Behind its exchange stands one that spreads by key, with the alternate exchange that all have."""
+    topology = Topology.of("im.events", SINKS, {"exits": 3})
+    sink = topology.sink("exits")
+    exchanges = {exchange.name: exchange for exchange in topology.exchanges()}
+    queues = {queue.name: queue.arguments for queue in topology.queues()}
+    bindings = [(one.source, one.destination, one.routing_key) for one in topology.bindings()]
+
+    assert sink.queues == ("im.sink.exits.p3.0", "im.sink.exits.p3.1", "im.sink.exits.p3.2")
+    assert exchanges["im.sink.exits"].kind == "fanout"
+    assert exchanges["im.sink.exits.p3"].kind == "x-consistent-hash"
+    assert exchanges["im.sink.exits.p3"].arguments == {
+        "alternate-exchange": "im.unrouted",
+        "hash-header": "partitionkey",
+    }
+    assert all(queues[name]["x-single-active-consumer"] is True for name in sink.queues)
+    assert "im.sink.exits" not in queues
+    assert "x-single-active-consumer" not in queues["im.sink.exits.workers"]
+    assert "im.sink.audit.workers" not in queues
+    feed = bindings.index(("im.sink.exits", "im.sink.exits.p3", ""))
+    assert [bindings[at] for at in range(feed - 3, feed)] == [
+        ("im.sink.exits.p3", name, "1") for name in sink.queues
+    ]
+
+
+def test_generations_have_queues_of_their_own() -> None:
+    """Whatever the numbers were before, no queue belongs to two of them."""
+    sink = Topology.of("im.events", SINKS).sink("exits")
+    names = [name for number in range(1, 65) for name in sink.generation(number)]
+
+    assert len(names) == len(set(names))
+    assert sink.generation(1) == (sink.queue,)

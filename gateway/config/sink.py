@@ -32,6 +32,7 @@ class SinkBase(Section):
     hold_max_s: Annotated[Seconds, Field(le=600)] = 60
     # Why bounds: RabbitMQ takes back what is held for half an hour, with the whole channel.
     concurrency: Annotated[Whole, Field(ge=1, le=64)] = 1
+    partitions: Annotated[Whole, Field(ge=1, le=64)] = 1
     order: Literal["loose", "strict"] = "loose"
     strict_hold_s: Annotated[Seconds, Field(le=900)] = 600
     max_attempts: Annotated[Whole, Field(ge=1, le=1000)] = 10

@@ -8,10 +8,10 @@ import time
 from gateway.broker import Broker
 from gateway.config import SinkBase
 from gateway.errors import Unavailable
+from gateway.patterns import narrowed
 from gateway.simulator.arrivals import arrival_of, arrivals_of
 from gateway.simulator.ledger import Ledger
 from gateway.simulator.verify import Comparison
-from gateway.topology import narrowed
 
 _PAUSE_MIN_S, _PAUSE_MAX_S = 0.1, 2.0
 _PEEK_MAX = 200_000  # Bound: events of a queue that are looked at, and held in memory meanwhile

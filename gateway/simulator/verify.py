@@ -9,9 +9,9 @@ from typing import Any
 
 from gateway.event import iso_time
 from gateway.ids import FACT_DIGITS
+from gateway.patterns import matches
 from gateway.simulator.arrivals import Arrival
 from gateway.simulator.ledger import CONNECTION, TIMEOUT, Entry, Expected, Ledger
-from gateway.topology import matches
 
 SHOWN = 10
 """Numbers of lost callbacks that are printed."""

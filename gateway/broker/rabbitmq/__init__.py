@@ -8,21 +8,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 
 import aiormq
 
 from gateway.broker import Delivery, Depth, Unconfirmed
 from gateway.broker.rabbitmq import declare, management
 from gateway.broker.rabbitmq.consume import Consumer
+from gateway.broker.rabbitmq.consumers import Consumers
 from gateway.broker.rabbitmq.dead import Dead, Locks, copy_of
-from gateway.broker.rabbitmq.direct import DirectChannel
 from gateway.broker.rabbitmq.events import EventPublisher
 from gateway.broker.rabbitmq.keeper import Keeper
 from gateway.broker.rabbitmq.link import Link, close_channel
+from gateway.broker.rabbitmq.partitions import Partitions
 from gateway.broker.rabbitmq.publish import ConfirmChannel, Message, Publisher, ignore
 from gateway.broker.rabbitmq.reading import Reader
 from gateway.broker.rabbitmq.refusals import Refusals
+from gateway.broker.rabbitmq.sharing import Sharing
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
 from gateway.metrics import Metrics
@@ -42,7 +43,11 @@ class RabbitMQ:
         self._consume_link = Link(config, "consume", metrics)
         self._most_bytes = config.max_prefetch_mb * 1_048_576
         self._locks = Locks(config, self._consume_link)
-        self._keeper = Keeper(config, topology, metrics)
+        self._sharing = Sharing(topology)
+        self._keeper = Keeper(config, topology, metrics, self._sharing)
+        self._consumers = Consumers(
+            self._consume_link, self._sharing.generations, self._publish_copy, metrics, self._most_bytes
+        )
         self._refusals = Refusals(topology, self._publish_alone, metrics)
         self._keeping: asyncio.Task[None] | None = None
         self._fits: dict[str, int] = {}
@@ -55,7 +60,7 @@ class RabbitMQ:
         """Open a publishing channel, after the topology was declared or checked."""
         exchange = self._topology.sink(sink).exchange if sink else self._topology.events
         refusals = None if sink else self._refusals
-        await self._declare(self._publish_link)
+        await self._declare(self._publish_link, feeds=True, is_stream=not sink)
         publisher = await self._open_publisher(self._keeper.note_sent, refusals)
         try:
             with self._keeper.knowing(publisher):
@@ -64,28 +69,28 @@ class RabbitMQ:
             await publisher.close()
 
     @asynccontextmanager
-    async def consumer(self, sink: str, prefetch: int) -> AsyncIterator[Consumer]:
+    async def consumer(self, sink: str, prefetch: int) -> AsyncIterator[Consumer | Partitions]:
         """Open a consuming channel of *sink*, after the topology was declared."""
         names = self._topology.sink(sink)
         if self._config.declare == "apply":
             await self._declare(self._consume_link)
-        channel = await self._consume_link.channel(DirectChannel, confirms=False)
-        ready = partial(self._ready, names.queue)
-        consumer = Consumer(channel, names, self._publish_copy, ready, self._most_bytes)
+        consumer = await self._consumers.make(names)
         try:
-            await self._consume_link.guard(consumer.start(self._fits.pop(sink, 0) or prefetch))
+            prefetch = self._fits.pop(sink, 0) or prefetch
+            await self._consume_link.guard(consumer.start(prefetch))
             yield consumer
         finally:
+            await consumer.close()
             if consumer.fits:
                 self._fits[sink] = consumer.fits
-            await consumer.close()
 
     async def depth(self, sink: str) -> Depth:
         names = self._topology.sink(sink)
         channel = await self._asking_channel()
         try:
             retry = [await self._count(channel, names.retry_queue(delay_s)) for delay_s in RETRY_DELAYS_S]
-            ready = await self._count(channel, names.queue)
+            queues = await self._sharing.generations.all_queues(names, self._consume_link)
+            ready = sum([await self._count(channel, queue) for queue in queues])
             return Depth(ready, None, sum(retry), await self._count(channel, names.dead))
         finally:
             await close_channel(channel)
@@ -93,9 +98,14 @@ class RabbitMQ:
     async def peek(self, sink: str, limit: int, *, dead: bool = False) -> list[Delivery]:
         names = self._topology.sink(sink)
         found: list[Delivery] = []
-        async with self._reading(names.dead if dead else names.queue, limit) as reader:
-            while page := await reader.page(limit):
-                found += page
+        queues = [names.dead]
+        if not dead:
+            queues = await self._sharing.generations.all_queues(names, self._consume_link)
+            await self._consumers.refuse_if_read(names)
+        for queue in queues:
+            async with self._reading(queue, limit - len(found)) as reader:
+                while page := await reader.page(limit):
+                    found += page
         return found
 
     @asynccontextmanager
@@ -103,7 +113,8 @@ class RabbitMQ:
         names = self._topology.sink(sink)
         if self._config.declare == "apply":
             await self._keeper.declare(self._consume_link)
-        await self._ready(names.queue)  # Why asked: without it the exchange would send all to im.unrouted
+        for queue in names.queues:  # Why asked: without it the exchange would send all to im.unrouted
+            await self._ready(queue)
         async with self._locks.hold(names, who):
             reader = Reader(self._consume_link, names.dead, self._most_bytes, is_alone=True)
             dead = Dead(reader, names, self._open_publisher)
@@ -118,7 +129,7 @@ class RabbitMQ:
 
     async def rescue(self) -> int:
         moved = 0
-        await self._keeper.declare(self._publish_link)
+        await self._keeper.declare(self._publish_link, feeds=True)
         publisher = await self._open_publisher()
         try:
             async with self._reading(self._topology.unrouted) as reader:
@@ -142,11 +153,12 @@ class RabbitMQ:
 
     async def apply(self) -> None:
         """Declare everything now, whatever ``broker.declare`` says."""
-        await declare.apply(self._publish_link, self._topology)
+        await self._keeper.apply(self._publish_link, feeds=True)
 
     async def check(self) -> str:
         connection = await self._publish_link.get()
         version = str(connection.server_properties.get("version", "of unknown version"))
+        await self._sharing.plugin.ensure(self._publish_link)
         absent = await declare.missing(self._publish_link, self._topology)
         if absent and self._config.declare != "apply":
             raise Unavailable(
@@ -164,9 +176,9 @@ class RabbitMQ:
         await self._consume_link.close()
         await self._publish_link.close()
 
-    async def _declare(self, link: Link) -> None:
+    async def _declare(self, link: Link, *, feeds: bool = False, is_stream: bool = False) -> None:
         """Declare or check everything, and look after it from then on."""
-        await self._keeper.declare(link)
+        await self._keeper.declare(link, feeds=feeds, is_stream=is_stream)
         if self._keeping is None and self._config.declare != "off":
             self._keeping = asyncio.ensure_future(self._keeper.keep(self._consume_link))
 

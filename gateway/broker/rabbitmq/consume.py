@@ -42,10 +42,13 @@ class Consumer:
         publish_copy: PublishCopy,
         count_ready: Callable[[], Awaitable[int]],
         most_bytes: int,
+        queue: str = "",
+        arrived: asyncio.Event | None = None,
     ) -> None:
         """Take *publish_copy*, which returns once a copy is confirmed.
 
-        *count_ready* says how many events stand ready in the sink's queue.
+        *count_ready* says how many events stand ready in the *queue*, by default the sink's. *arrived* is set
+        when something comes, or the consumer is lost.
         """
         self._channel = channel
         self._sink = sink
@@ -56,7 +59,10 @@ class Consumer:
         self._buffer: deque[Delivery] = deque()
         self.fits = 0
         """How many events to ask for next time; 0: as many as this time, they were not too large."""
-        self._arrived = asyncio.Event()
+        self._queue = queue or sink.queue
+        self._arrived = arrived or asyncio.Event()
+        self.is_active = False
+        """Something has come: of several consumers of a queue with a single active one, it is that."""
         self._lost: Unavailable | None = None
         channel.on_consumer_cancel_callbacks.add(self._on_cancel)
         self._closing = channel.closing
@@ -69,7 +75,26 @@ class Consumer:
         self._prefetch = prefetch
         self._unsettled.most_done = prefetch // 2
         await self._channel.basic_qos(prefetch_count=prefetch)
-        await self._channel.basic_consume(self._sink.queue, self._on_message)
+        await self._channel.basic_consume(self._queue, self._on_message)
+
+    @property
+    def waiting(self) -> int:
+        """How many events are here and were not given."""
+        return len(self._buffer)
+
+    @property
+    def given(self) -> int:
+        """How many were given and are not settled at the broker."""
+        return len(self._unsettled) - len(self._buffer)
+
+    @property
+    def is_full(self) -> bool:
+        """The broker sends no more until some are settled."""
+        return len(self._unsettled) >= self._prefetch
+
+    def give(self, max_events: int) -> list[Delivery]:
+        """Return what is here, at most *max_events*."""
+        return [self._buffer.popleft() for _ in range(min(max_events, len(self._buffer)))]
 
     async def take(self, max_events: int, max_wait_s: float) -> list[Delivery]:
         await self._wait_for_one()
@@ -79,10 +104,10 @@ class Consumer:
                     await self._wait_for(max_events)
             except TimeoutError:
                 pass
-        return [self._buffer.popleft() for _ in range(min(max_events, len(self._buffer)))]
+        return self.give(max_events)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        self._raise_if_lost()
+        self.raise_if_lost()
         await self._unsettled.settle(delivery.tag for delivery in deliveries)
 
     async def retry(self, delivery: Delivery, reason: str) -> None:
@@ -110,7 +135,7 @@ class Consumer:
     async def _move(
         self, delivery: Delivery, queue: str, headers: dict[str, str | int], expiration_ms: int | None
     ) -> None:
-        self._raise_if_lost()
+        self.raise_if_lost()
         copy = Message(
             exchange="",
             routing_key=queue,
@@ -136,20 +161,19 @@ class Consumer:
             # Why twice: what was counted may be on its way. Our queues serve all their consumers, so one that
             # could take an event and gets none while some stand ready is forgotten by the broker.
             if ready and is_doubted:
-                raise Unavailable(
-                    "forgotten", f"none comes, though {ready} stand ready in {self._sink.queue}"
-                )
+                raise Unavailable("forgotten", f"none comes, though {ready} stand ready in {self._queue}")
             is_doubted = ready > 0
 
     async def _wait_for(self, count: int) -> None:
         """Wait until *count* events are here, or as many as the broker will send before some are settled."""
-        while len(self._buffer) < count and not (self._buffer and len(self._unsettled) >= self._prefetch):
-            self._raise_if_lost()
+        while len(self._buffer) < count and not (self._buffer and self.is_full):
+            self.raise_if_lost()
             self._arrived.clear()
             await self._arrived.wait()
-        self._raise_if_lost()
+        self.raise_if_lost()
 
-    def _raise_if_lost(self) -> None:
+    def raise_if_lost(self) -> None:
+        """Raise Unavailable when the channel is gone."""
         if self._lost is not None:
             raise Unavailable(self._lost.reason, self._lost.detail)
 
@@ -159,6 +183,7 @@ class Consumer:
         is_routed = message.exchange not in ("", self._sink.exchange)
         delivery = delivery_of(message, is_routed=is_routed)
         self._unsettled.add(delivery.tag, len(delivery.body))
+        self.is_active = True
         if self._unsettled.bytes > self._most_bytes and len(self._unsettled) > 1:
             self.fits = len(self._unsettled) // 2
             size_mb = self._unsettled.bytes / 1_048_576
@@ -169,7 +194,7 @@ class Consumer:
         self._arrived.set()
 
     def _on_cancel(self, frame: spec.Basic.Cancel) -> None:
-        self._lose(Unavailable("cancelled", f"RabbitMQ ended the consumer: was {self._sink.queue} deleted?"))
+        self._lose(Unavailable("cancelled", f"RabbitMQ ended the consumer: was {self._queue} deleted?"))
 
     def _on_closed(self, closing: asyncio.Future[object]) -> None:
         self._lose(lost(closing))

@@ -20,22 +20,35 @@ _LOOK_S = 0.02
 _NO_ANSWER_S = 0.2
 
 
-async def apply(link: Link, topology: Topology) -> None:
-    """Declare every exchange, queue and binding; what stands already is left as it is. Raises Unavailable."""
+async def apply(
+    link: Link, topology: Topology, bindings: Iterable[Binding], unwanted: Iterable[Binding] = ()
+) -> None:
+    """Declare every exchange and queue, and do as ``bind`` does. Raises Unavailable."""
     channel = await link.channel(aiormq.Channel, confirms=False)
     try:
         for item in _objects(topology):
             await _declare(link, channel, item, is_passive=False)
-        await _bind(link, channel, topology.bindings())
+        await _rebind(link, channel, bindings, unwanted)
     finally:
         await close_channel(channel)
 
 
-async def bind(link: Link, bindings: Iterable[Binding]) -> None:
-    """Bind again; a binding that stands is left as it is. Raises Unavailable."""
+async def bind(link: Link, bindings: Iterable[Binding], unwanted: Iterable[Binding] = ()) -> None:
+    """Bind again, then take *unwanted* away; what is so already is left as it is. Raises Unavailable."""
     channel = await link.channel(aiormq.Channel, confirms=False)
     try:
-        await _bind(link, channel, bindings)
+        await _rebind(link, channel, bindings, unwanted)
+    finally:
+        await close_channel(channel)
+
+
+async def renew(link: Link, bindings: Iterable[Binding]) -> None:
+    """Take each binding away and bind it anew, one by one in their order. Raises Unavailable."""
+    channel = await link.channel(aiormq.Channel, confirms=False)
+    try:
+        for binding in bindings:
+            await _unbind(link, channel, binding)
+            await _bind(link, channel, [binding])
     finally:
         await close_channel(channel)
 
@@ -124,6 +137,21 @@ async def _bind(link: Link, channel: aiormq.Channel, bindings: Iterable[Binding]
     for binding in bindings:
         one = channel.queue_bind if binding.to_queue else channel.exchange_bind
         await link.guard(one(binding.destination, binding.source, routing_key=binding.routing_key))
+
+
+async def _rebind(
+    link: Link, channel: aiormq.Channel, bindings: Iterable[Binding], unwanted: Iterable[Binding]
+) -> None:
+    # Why in this order: in between an event may come twice, in the other one it would go past the sink.
+    await _bind(link, channel, bindings)
+    for binding in unwanted:
+        await _unbind(link, channel, binding)
+
+
+async def _unbind(link: Link, channel: aiormq.Channel, binding: Binding) -> None:
+    """Take *binding* away; one that does not stand, or an end of it, is no fault."""
+    one = channel.queue_unbind if binding.to_queue else channel.exchange_unbind
+    await link.guard(one(binding.destination, binding.source, routing_key=binding.routing_key))
 
 
 async def _declare(link: Link, channel: aiormq.Channel, item: Exchange | Queue, *, is_passive: bool) -> int:

@@ -73,6 +73,8 @@ def say_back(back: Sequence[Seen], received: str | None) -> None:
     *received* is a ``Span``'s oldest; None where this process does not publish, so that nobody knows.
     """
     until = iso_time(_now_ms() + 1)  # Why 1: a replay ends before this time
+    # Why not a partition: as long as its queue was gone, the others took its events.
+    back = [one for one in back if one.kind != "queue" or (one.sink and one.sink.partitions == 1)]
     for sink in {one.sink.name: one.sink for one in back if one.sink is not None}.values():
         theirs = [one for one in back if one.sink == sink]
         since = received if received is not None else iso_time(min(one.at_ms for one in theirs))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from gateway.broker.rabbitmq.publish import Message, Publisher
 from gateway.broker.rabbitmq.refusals import Refusals
 from gateway.event import Event
+from gateway.topology import KEY_HEADER
 
 # Bound: RabbitMQ closes the connection for headers above a frame (128 KiB); a group id may be longer.
 _KEY_CHARS = 1000
@@ -15,7 +16,7 @@ _KEY_CHARS = 1000
 
 def headers_of(event: Event) -> dict[str, str | int]:
     """Return the headers of *event*: its partition key, or as much of it as spreads keys just as well."""
-    return {"partitionkey": event.partition_key[:_KEY_CHARS]}
+    return {KEY_HEADER: event.partition_key[:_KEY_CHARS]}
 
 
 class EventPublisher:

@@ -75,6 +75,11 @@ _MEANINGS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
         "not_amqp",
         "what listens there speaks no plain AMQP 0-9-1: is it the TLS port (amqps://), or another program?",
     ),
+    (
+        (amqp.ConnectionCommandInvalid,),
+        "no_plugin",
+        "RabbitMQ does not know an exchange of that kind: a plug-in is not enabled",
+    ),
     ((amqp.ChannelAccessRefused,), "no_rights", "the user of broker.url lacks the rights"),
     ((amqp.ChannelNotFoundEntity,), "missing", "an exchange or queue is missing"),
     ((amqp.ChannelLockedResource,), "locked", "another connection holds it"),

@@ -18,6 +18,7 @@ from gateway.broker.rabbitmq import declare, management
 from gateway.broker.rabbitmq.deleted import Seen, Span, say_back, say_gone
 from gateway.broker.rabbitmq.link import Link
 from gateway.broker.rabbitmq.publish import Publisher
+from gateway.broker.rabbitmq.sharing import Sharing
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
 from gateway.logs import where
@@ -36,9 +37,16 @@ Standing = Mapping[str, int | None]
 class Keeper:
     """What stands, as far as this process has seen: one for all links of a broker."""
 
-    def __init__(self, config: BrokerConfig, topology: Topology, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: BrokerConfig,
+        topology: Topology,
+        metrics: Metrics,
+        sharing: Sharing | None = None,
+    ) -> None:
         self._config = config
         self._topology = topology
+        self._sharing = sharing or Sharing(topology)
         self._deleted = metrics.topology_deleted
         self._seen: dict[Key, tuple[Seen, int]] = {}
         """What stands, with when that was noted (Unix ms)."""
@@ -49,17 +57,23 @@ class Keeper:
         self._span = Span()
         self._ask_again_s = 0.0
         self._fault = self._bug = ""
-        self._sinks = {sink.exchange: sink for sink in topology.sinks}
+        self._sinks = {
+            name: sink
+            for sink in topology.sinks
+            for name in (sink.exchange, sink.spread(sink.partitions), *sink.queues)
+        }
 
     def note_sent(self, received: str) -> None:
         """Remember that events are being sent; the oldest was *received* then (RFC 3339, or empty)."""
         self._span.add(received)
 
-    async def declare(self, link: Link) -> None:
+    async def declare(self, link: Link, *, feeds: bool = False, is_stream: bool = False) -> None:
         """Declare or check everything, as ``broker.declare`` says. Raises Unavailable.
 
-        For whoever opens a channel; reports what had been seen before and is gone.
+        For whoever opens a channel; reports what had been seen before and is gone. *feeds*: in order to
+        publish, with *is_stream* what keeps its order.
         """
+        self._sharing.is_feeding |= feeds
         if self._config.declare == "off":
             return
         if self._seen:
@@ -69,7 +83,9 @@ class Keeper:
             await declare.check(link, self._topology)
             self._note(dict.fromkeys(self._keys(), 0), began_ms)
         else:
-            await self._apply(link)
+            await self.apply(link)
+            if is_stream:
+                await self._sharing.spread(link)
 
     @contextmanager
     def knowing(self, publisher: Publisher) -> Iterator[None]:
@@ -91,7 +107,7 @@ class Keeper:
             try:
                 await self._look(link)
                 if self._gone and self._config.declare == "apply":
-                    await self._apply(link)
+                    await self.apply(link)
             except Unavailable as fault:
                 self._note_fault(fault)
                 wait_s = backoff.next_s()
@@ -99,14 +115,17 @@ class Keeper:
                 backoff.reset()
                 wait_s = LOOK_S
 
-    async def _apply(self, link: Link) -> None:
+    async def apply(self, link: Link, *, feeds: bool = False) -> None:
+        """Declare everything, whatever ``broker.declare`` says. Raises Unavailable."""
+        self._sharing.is_feeding |= feeds
+        bindings = await self._sharing.prepare(link)
         began_ms = _now_ms()
         held: AbstractAsyncContextManager[object] = nullcontext()
         if self._publisher is not None and ("exchange", self._topology.events) in self._gone:
             # Why: what is published once the exchange stands again and before all are bound goes past some.
             held = self._publisher.lock
         async with held:
-            await declare.apply(link, self._topology)
+            await declare.apply(link, self._topology, bindings, self._sharing.unwanted())
         self._note(dict.fromkeys(self._keys(), 0), began_ms)
         self._fault = ""
 
@@ -140,13 +159,14 @@ class Keeper:
         ]
         found = await self._ask(link)
         if self._config.declare == "apply":
-            await declare.bind(link, [one for one in ours if one.to_queue or found is None])
+            again = [one for one in ours if one.source != self._topology.events or found is None]
+            await declare.bind(link, self._sharing.wanted(again), self._sharing.unwanted())
         if found is None:
             return {}
         return {
             _key(one): 0 if (one.destination, one.routing_key) in found else None
             for one in ours
-            if not one.to_queue
+            if one.source == self._topology.events
         }
 
     async def _ask(self, link: Link) -> set[tuple[str, str]] | None:
@@ -198,11 +218,13 @@ class Keeper:
     def _keys(self) -> list[Key]:
         keys = [("exchange", exchange.name) for exchange in self._topology.exchanges()]
         keys += [("queue", queue.name) for queue in self._queues()]
-        return keys + [_key(one) for one in self._topology.bindings() if not one.to_queue]
+        events = self._topology.events
+        return keys + [_key(one) for one in self._topology.bindings() if one.source == events]
 
     def _queues(self) -> list[Queue]:
         """Return those on the way of events; dead and retry queues are declared when they are used."""
-        names = {self._topology.unrouted, *(sink.queue for sink in self._topology.sinks)}
+        names = {self._topology.unrouted}
+        names.update(name for sink in self._topology.sinks for name in (*sink.queues, sink.workers))
         return [queue for queue in self._topology.queues() if queue.name in names]
 
 

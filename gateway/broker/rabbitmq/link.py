@@ -69,6 +69,12 @@ class Link:
         """The URL of the host that is connected to, or was last."""
         return URL(self._config.urls[self._next_host % len(self._config.urls)])
 
+    def twin(self) -> Link:
+        """Return another connection to the same host, for what may cost it; no metric tells of it."""
+        twin = Link(self._config, "look", Metrics())
+        twin._next_host = self._next_host
+        return twin
+
     async def get(self) -> aiormq.abc.AbstractConnection:
         """Return the open connection, or make one; Unavailable when no host takes us."""
         async with self._lock:

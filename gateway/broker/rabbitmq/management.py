@@ -49,17 +49,23 @@ async def stale_bindings(config: BrokerConfig, topology: Topology, amqp_url: URL
 async def foreign_queues(config: BrokerConfig, topology: Topology) -> list[str]:
     """Return queues that get our events though no sink reads them. Raises Unavailable("management").
 
-    These are queues bound to our exchanges, and those behind exchanges bound to the events exchange.
+    These are queues bound to our exchanges, and those behind exchanges that are bound to them.
     """
     amqp_url = URL(config.urls[0])
     bindings = await _get(config, amqp_url, f"bindings/{_vhost(amqp_url)}", config.connect_timeout_s * 2)
     ours = {queue.name for queue in topology.queues()} | set(config.ignore)
-    exchanges = {exchange.name for exchange in topology.exchanges()}
-    exchanges |= {
-        str(one["destination"])
-        for one in bindings
-        if one["source"] == topology.events and one["destination_type"] == "exchange"
-    }
+    exchanges: set[str] = set()
+    found = [exchange.name for exchange in topology.exchanges()]
+    while found:  # what is bound to ours, and what is bound to that
+        exchanges.add(found[-1])
+        source = found.pop()
+        found += [
+            str(one["destination"])
+            for one in bindings
+            if one["source"] == source
+            and one["destination_type"] == "exchange"
+            and one["destination"] not in exchanges
+        ]
     return sorted(
         {
             str(one["destination"])

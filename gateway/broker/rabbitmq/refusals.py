@@ -63,7 +63,7 @@ class Refusals:
                 if fault.reason not in _MEANINGS:
                     raise
                 self._note_refusal(sink, fault.reason)
-                refusing.append((sink.queue, fault.reason))
+                refusing.append((sink.place, fault.reason))
             else:
                 self._clear(sink)
         if refusing:
@@ -77,18 +77,18 @@ class Refusals:
             self._refuses.labels(sink.name).set(1)
             _log.error(
                 "Queue %s takes no events, so those for all sinks wait on disk; %s",
-                sink.queue,
+                sink.place,
                 _MEANINGS[reason],
             )
 
     def _clear(self, sink: SinkTopology) -> None:
         if self._suspects.pop(sink.name, ""):
             self._refuses.labels(sink.name).set(0)
-            _log.info("Queue %s takes events again", sink.queue)
+            _log.info("Queue %s takes events again", sink.place)
 
     def _give_up(self) -> None:
         """Say as much as is known where we may not publish to a single sink."""
-        queues = [self._topology.sink(name).queue for name in self._suspects]
+        queues = [self._topology.sink(name).place for name in self._suspects]
         self._suspects.clear()
         _log.error(
             "One of these queues takes no events, so those for all sinks wait on disk: %s."

@@ -1,0 +1,65 @@
+"""What partitions need of the broker objects beside their being declared."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from weakref import WeakSet
+
+from gateway.broker.rabbitmq import declare
+from gateway.broker.rabbitmq.generations import Generations
+from gateway.broker.rabbitmq.link import Link
+from gateway.broker.rabbitmq.plugin import HashPlugin
+from gateway.topology import Binding, Queue, Topology
+
+
+class Sharing:
+    """One for all links of a broker."""
+
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
+        self.generations = Generations(topology)
+        self.plugin = HashPlugin(topology)
+        self.is_feeding = False
+        """This process publishes. Why it matters: a worker that still has an older configuration than who
+        publishes must not bring events to queues that nobody will read."""
+        self._spread_by: WeakSet[object] = WeakSet()
+        """Connections since whose start keys are spread as they were before."""
+
+    async def prepare(self, link: Link) -> list[Binding]:
+        """Return when everything may be declared by *link*, and what this process may bind of it.
+
+        Raises Unavailable.
+        """
+        await self.generations.find(link)
+        await self.plugin.ensure(link)
+        return self.wanted(self._topology.bindings(), () if self.is_feeding else await self._new(link))
+
+    async def spread(self, link: Link) -> None:
+        """Spread keys over partitions as before, which RabbitMQ forgets when it is started again (3.10)."""
+        connection = await link.get()
+        if connection not in self._spread_by:
+            await declare.renew(link, [one for sink in self._topology.sinks for one in sink.spreading()])
+            self._spread_by.add(connection)
+
+    def wanted(self, bindings: Iterable[Binding], new: Container[str] = ()) -> list[Binding]:
+        """Return those of *bindings* that this process may bind, where the sinks *new* had no queue yet."""
+        not_ours = {
+            sink.feed(sink.partitions)
+            for sink in self._topology.sinks
+            if not self.is_feeding and sink.name not in new
+        }
+        return [one for one in bindings if one not in not_ours]
+
+    def unwanted(self) -> list[Binding]:
+        """Return what it has to take away."""
+        return self.generations.feeds() if self.is_feeding else []
+
+    async def _new(self, link: Link) -> set[str]:
+        """Return sinks of which a queue is missing, and that have had no others."""
+        sinks = {queue: sink for sink in self._topology.sinks for queue in sink.queues}
+        found = await declare.standing(link, [Queue(name, {}) for name in sinks])
+        return {
+            sink.name
+            for queue, sink in sinks.items()
+            if found[queue] is None and not self.generations.earlier(sink)
+        }

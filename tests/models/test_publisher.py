@@ -73,7 +73,7 @@ class Copies(Moods):
             self.answers[number] = fault.reason
         except Unavailable:
             self.answers[number] = "unavailable"
-        except TypeError:
+        except ValueError:
             assert len(message.routing_key) > 255
         else:
             self.answers[number] = "confirmed"

@@ -206,6 +206,18 @@ async def test_the_events_exchange_comes_back_with_all_its_bindings(running, amq
         assert set(numbers(await taken(running.broker, sink, ready))) == set(range(count))
 
 
+async def test_a_worker_that_mends_a_sinks_exchange_mends_all_of_it(make, amqp_url):
+    """It may be the first to see that: bound to the events and to no queue, it would send them to the unrouted."""
+    feeding, working = make(TWO), make(TWO)
+    async with feeding.publisher() as publisher, working.consumer("two", 10):
+        await delete(amqp_url, "exchange", "im.sink.one")
+        await working._keeper.apply(working._consume_link)
+        await (await publisher.send([event(number) for number in range(5)]))
+
+    assert (await feeding.depth("one")).ready == 5
+    assert await feeding.unrouted() == 0
+
+
 async def test_an_idle_forwarder_does_not_publish_into_half_a_topology(running, amqp_url):
     """Its channel has not noticed; the watch holds it until all bindings stand."""
     await delete(amqp_url, "exchange", "im.events")

@@ -22,7 +22,7 @@ SETTINGS = {
     "fsync": "off",  # survives the death of the server, not of the machine: what a test needs
     "full_page_writes": "off",
     "shared_buffers": "16MB",
-    "max_connections": "50",
+    "max_connections": "300",
     "dynamic_shared_memory_type": "mmap",  # in the data folder, so that nothing stays in /dev/shm
     "autovacuum": "off",
     "jit": "off",

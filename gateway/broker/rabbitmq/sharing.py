@@ -9,7 +9,7 @@ from gateway.broker.rabbitmq import declare
 from gateway.broker.rabbitmq.generations import Generations
 from gateway.broker.rabbitmq.link import Link
 from gateway.broker.rabbitmq.plugin import HashPlugin
-from gateway.topology import Binding, Queue, Topology
+from gateway.topology import Binding, Exchange, Queue, Topology
 
 
 class Sharing:
@@ -55,11 +55,14 @@ class Sharing:
         return self.generations.feeds() if self.is_feeding else []
 
     async def _new(self, link: Link) -> set[str]:
-        """Return sinks of which a queue is missing, and that have had no others."""
-        sinks = {queue: sink for sink in self._topology.sinks for queue in sink.queues}
-        found = await declare.standing(link, [Queue(name, {}) for name in sinks])
+        """Return sinks that no other configuration feeds: without exchange, or a queue and all others."""
+        sinks = self._topology.sinks
+        queues = await declare.standing(link, [Queue(name, {}) for sink in sinks for name in sink.queues])
+        exchanges = await declare.standing(link, [Exchange(sink.exchange, "fanout") for sink in sinks])
         return {
             sink.name
-            for queue, sink in sinks.items()
-            if found[queue] is None and not self.generations.earlier(sink)
+            for sink in sinks
+            # Why the exchange: bound to the events again and to no queue, it would send them to the unrouted.
+            if exchanges[sink.exchange] is None
+            or (any(queues[name] is None for name in sink.queues) and not self.generations.earlier(sink))
         }

@@ -55,6 +55,12 @@ class Reader:
         return self
 
     async def _run(self):
+        while True:  # as a worker does: declaring at the same moment as others may fail (3.10)
+            with contextlib.suppress(Unavailable):
+                await self._read()
+            await asyncio.sleep(0.1)
+
+    async def _read(self):
         async with self.broker.consumer("one", self.prefetch) as self.consumer:
             while True:
                 deliveries = await self.consumer.take(20, 0.01)

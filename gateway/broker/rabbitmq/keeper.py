@@ -106,7 +106,9 @@ class Keeper:
                 self._span.turn("" if self._publisher is None else self._publisher.oldest)
             try:
                 await self._look(link)
-                if self._gone and self._config.declare == "apply":
+                # Why not by who only consumes: who publishes knows what was under way, and has to see this.
+                # While nobody publishes nothing goes past, and whoever begins to declares everything.
+                if self._gone and self._config.declare == "apply" and self._sharing.is_feeding:
                     await self.apply(link)
             except Unavailable as fault:
                 self._note_fault(fault)

@@ -43,10 +43,12 @@ class Sharing:
 
     def wanted(self, bindings: Iterable[Binding], new: Container[str] = ()) -> list[Binding]:
         """Return those of *bindings* that this process may bind, where the sinks *new* had no queue yet."""
+        # Why partitions too: bound by two at once, one of them may be left without any key (3.10).
         not_ours = {
-            sink.feed(sink.partitions)
+            binding
             for sink in self._topology.sinks
             if not self.is_feeding and sink.name not in new
+            for binding in (sink.feed(sink.partitions), *sink.spreading())
         }
         return [one for one in bindings if one not in not_ours]
 

@@ -49,7 +49,7 @@ format: dev ## Format the code, and fix what ruff can fix
 	@$(BIN)/ruff check --quiet --fix-only
 	@$(BIN)/ruff format
 
-services: dev ## Install the servers that tests use (RabbitMQ, PostgreSQL, MariaDB, Redis), where apt-get may be used
+services: dev ## Install the servers that tests use (RabbitMQ, PostgreSQL, MariaDB, Redis, Prometheus), where apt-get may be used
 	@$(BIN)/python -m tests.services install || true # without them their tests skip; with CI=true they fail
 
 dev: .venv/.dev-stamp

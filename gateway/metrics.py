@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from gateway import __version__
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 
@@ -12,6 +14,9 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.build_info = self._gauge("build_info", "1, with the release that runs.", ("version",))
+        self.build_info.labels(__version__).set(1)
         self._requests()
         self._journal()
         self._publishing()
@@ -125,6 +130,9 @@ class Metrics:
         self.topology_deleted = self._counter(
             "topology_deleted", "Exchanges, queues and bindings of ours that somebody deleted.", ("kind",)
         )
+        # Why now: increase() does not see the first one of a series that begins with it.
+        for kind in ("exchange", "queue", "binding"):
+            self.topology_deleted.labels(kind)
         self.unrouted_events = self._gauge("unrouted_events", "Events that no sink takes, in im.unrouted.")
 
     def _sinks(self) -> None:

@@ -11,6 +11,7 @@ import typer
 from gateway import __version__
 from gateway.cli.common import exit_codes
 from gateway.cli.markdown import markdown
+from gateway.cli.metric_table import metric_table
 from gateway.config import Broker, Config
 from gateway.errors import ConfigError
 from gateway.schema import DIALECT, asyncapi, event_schema, event_types
@@ -30,11 +31,16 @@ def schema(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="The generated part of docs/events.md.")
     ] = False,
+    as_metrics: Annotated[
+        bool, typer.Option("--metrics", help="All metrics, as a table: that of docs/metrics.md.")
+    ] = False,
 ) -> None:
-    """JSON Schema of the configuration or of events; AsyncAPI."""
+    """JSON Schema of the configuration or of events; AsyncAPI; all metrics."""
     with exit_codes():
         if as_markdown:
             typer.echo(markdown(), nl=False)
+        elif as_metrics:
+            typer.echo(metric_table(), nl=False)
         elif as_asyncapi:
             _print(asyncapi(exchange or Broker().exchange, __version__))
         elif events:

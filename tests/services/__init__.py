@@ -8,7 +8,8 @@ Servers of the machine are neither used nor disturbed.
 from tests.services.mariadb import MariaDB
 from tests.services.postgres import Postgres
 from tests.services.processes import ServerMissing
+from tests.services.prometheus import Prometheus
 from tests.services.rabbitmq import RabbitMQ
 from tests.services.redis import Redis
 
-__all__ = ["MariaDB", "Postgres", "RabbitMQ", "Redis", "ServerMissing"]
+__all__ = ["MariaDB", "Postgres", "Prometheus", "RabbitMQ", "Redis", "ServerMissing"]

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.services import MariaDB, Postgres, RabbitMQ, Redis
+from tests.services import MariaDB, Postgres, Prometheus, RabbitMQ, Redis
 
 APT = ["apt-get", "-qq", "-y", "-o", "DPkg::Lock::Timeout=300"]
 LOCK = Path("/run/lock/im-gateway-tests-install")
@@ -26,7 +26,8 @@ CLUSTERS_OFF = CLUSTERS / "im-gateway-tests.conf"
 
 
 def missing_packages() -> list[str]:
-    return [server.package for server in (RabbitMQ, Postgres, MariaDB, Redis) if not server.is_installed()]
+    servers = (RabbitMQ, Postgres, MariaDB, Redis, Prometheus)
+    return [server.package for server in servers if not server.is_installed()]
 
 
 def install() -> int:

@@ -59,6 +59,8 @@ async def test_every_metric_is_read_by_a_prometheus_parser(open_client):
 
     assert page.headers["Content-Type"].startswith("text/plain")
     assert len(families) > 30
-    assert all(family.name.startswith("gateway_") and family.documentation for family in families)
+    assert all(
+        family.name.startswith(("gateway_", "process_")) and family.documentation for family in families
+    )
     labels = {name for family in families for sample in family.samples for name in sample.labels}
-    assert labels <= {"reason", "app", "sink", "role", "stored", "le"}
+    assert labels <= {"reason", "app", "sink", "role", "stored", "kind", "version", "le"}

@@ -28,6 +28,7 @@ class ClockWatch:
         self._skew = skew
         self._window_s = window_s
         self._now_s = now_s
+        self._last_skew_s: dict[str, int] = {}
         self._stale: dict[str, deque[bool]] = {}
         self._next_s: dict[str, float] = {}
 
@@ -35,9 +36,15 @@ class ClockWatch:
         """Note a request whose Sign has matched, stale or not; *params* are those of its query."""
         app_id = params["sdkappid"]
         skew_s = int(params["requesttime"]) - now_ms // 1000
-        self._skew.labels(app_id).set(skew_s)
+        # Why the two questions: this comes for every callback, and nearly always with nothing new.
+        if self._last_skew_s.get(app_id) != skew_s:
+            self._last_skew_s[app_id] = skew_s
+            self._skew.labels(app_id).set(skew_s)
+        is_stale_now = abs(skew_s) > self._window_s
+        if not is_stale_now and app_id not in self._stale:
+            return
         last = self._stale.setdefault(app_id, deque(maxlen=_LAST))
-        last.append(abs(skew_s) > self._window_s)
+        last.append(is_stale_now)
         if last[-1] and 2 * sum(last) > _LAST and self._now_s() >= self._next_s.get(app_id, 0.0):
             self._next_s[app_id] = self._now_s() + _PAUSE_S
             _log.error(

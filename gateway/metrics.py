@@ -2,11 +2,55 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from gateway import __version__
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+
+
+class Spread(Collector):
+    """A histogram without labels that one thread fills, at a tenth of the usual cost."""
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
+        self._name, self._text, self._bounds = name, text, bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def collect(self) -> Iterable[Metric]:
+        found = HistogramMetricFamily(self._name, self._text)
+        bounds = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]
+        found.add_metric([], list(zip(bounds, accumulate(self._counts), strict=True)), self._sum)
+        yield found
+
+    def describe(self) -> Iterable[Metric]:
+        yield HistogramMetricFamily(self._name, self._text)
+
+
+class _First(Collector):
+    """Stands in front of all others, and calls who has counted by itself."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def collect(self) -> Iterable[Metric]:
+        for call in self.calls:
+            call()
+        return ()
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
 
 
 class Metrics:
@@ -14,6 +58,8 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
+        self._first = _First()
+        self.registry.register(self._first)
         ProcessCollector(registry=self.registry)
         self.build_info = self._gauge("build_info", "1, with the release that runs.", ("version",))
         self.build_info.labels(__version__).set(1)
@@ -21,6 +67,10 @@ class Metrics:
         self._journal()
         self._publishing()
         self._sinks()
+
+    def before_reading(self, call: Callable[[], None]) -> None:
+        """Have *call* called before anybody reads: it brings up to date what is too dear to do each time."""
+        self._first.calls.append(call)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(f"gateway_{name}", text, labels, registry=self.registry)
@@ -49,9 +99,10 @@ class Metrics:
         self.answers_late = self._counter(
             "answers_late", "Callbacks stored but answered 503: no confirm within listen.answer_deadline_ms."
         )
-        self.answer_seconds = self._histogram(
-            "answer_seconds", "Time from a request's headers to its answer."
+        self.answer_seconds = Spread(
+            "gateway_answer_seconds", "Time from a request's headers to its answer.", _FAST
         )
+        self.registry.register(self.answer_seconds)
         self.requests_inflight = self._gauge("requests_inflight", "Requests under way.")
         self.connections_open = self._gauge("connections_open", "Open connections of callers.")
         self.connections_evicted = self._counter(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote_plus
 
 from gateway.errors import Refused
@@ -19,35 +21,55 @@ _KNOWN = frozenset(
         "requesttime",
     )
 )
+_NAME_CHARACTERS = 64
 
 
-def parse_query(query: str) -> dict[str, str]:
-    """Return the known parameters of *query* by lower-case name; Refused("ambiguous_query") on a double one.
+class Query(NamedTuple):
+    """What a query string says."""
+
+    params: dict[str, str]
+    """The known parameters by lower-case name, decoded."""
+    kept: str
+    """The query as it came, without its ``Sign``, which is a credential."""
+
+
+def read_query(query: str) -> Query:
+    """Return what *query* says; Refused("ambiguous_query") when a known parameter stands there twice.
 
     Names are matched without regard to case: the sender's own products disagree.
     """
     params: dict[str, str] = {}
-    is_plain = _is_plain(query)
-    for part in query.split("&"):
+    # Why asked once: whether nothing stands for something else; decoding takes half of a callback's judging.
+    is_plain = "%" not in query and "+" not in query
+    parts = query.split("&")
+    sign_at = -1
+    for at, part in enumerate(parts):
         name, _, value = part.partition("=")
-        key = (name if is_plain else unquote_plus(name)).lower()
-        if key not in _KNOWN:
+        key = _key(name if is_plain else unquote_plus(name))
+        if key is None:
             continue
         if key in params:
             raise Refused("ambiguous_query")
         params[key] = value if is_plain else unquote_plus(value)
-    return params
+        if key == "sign":
+            sign_at = at
+    if sign_at < 0:
+        return Query(params, query)
+    del parts[sign_at]
+    return Query(params, "&".join(parts))
 
 
-def without_sign(query: str) -> str:
-    """Return *query* without its ``Sign``, which is a credential."""
-    if _is_plain(query) and "sign" not in query.lower():
-        return query
-    return "&".join(
-        part for part in query.split("&") if unquote_plus(part.partition("=")[0]).lower() != "sign"
-    )
+def parse_query(query: str) -> dict[str, str]:
+    """Return the parameters of ``read_query``."""
+    return read_query(query).params
 
 
-def _is_plain(query: str) -> bool:
-    """Say whether nothing in *query* stands for something else; a third of a callback's time, else."""
-    return "%" not in query and "+" not in query
+@lru_cache(maxsize=256)
+def _known(name: str) -> str | None:
+    key = name.lower()
+    return key if key in _KNOWN else None
+
+
+def _key(name: str) -> str | None:
+    """Return the known parameter that *name* spells, None for others."""
+    return _known(name) if len(name) <= _NAME_CHARACTERS else None

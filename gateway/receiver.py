@@ -69,6 +69,7 @@ class Receiver(Tally):
         self._networks = Networks.of(config.listen.allow_networks, config.listen.trusted_proxies)
         self._clock = ClockWatch(metrics.clock_skew, config.listen.signature_window_s)
         self._journal = journal
+        self._is_durable = config.listen.ack_after != "written"
         super().__init__(config.apps, metrics)
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
         self._limits = {
@@ -149,28 +150,29 @@ class Receiver(Tally):
             reply(self.refuse(Refused("overloaded")))
             return
         try:
-            stored = self._journal.append(decision.callback, durable=self._listen.ack_after != "written")
+            self._journal.store(
+                decision.callback, partial(self._stored, decision, started_s, reply), durable=self._is_durable
+            )
         except JournalFull as full:
             reply(self._no_room(decision, full.detail))
             return
         self._inflight += 1
-        stored.add_done_callback(partial(self._stored, decision, started_s, reply))
 
     def _stored(
         self,
         decision: Accepted,
         started_s: float,
         reply: Callable[[Answer], None],
-        stored: asyncio.Future[int],
+        position: int,
+        fault: Exception | None,
     ) -> None:
         """Answer, now that the journal has spoken."""
-        fault = stored.exception()
         if fault is not None:
             self._inflight -= 1
             is_full = isinstance(fault, JournalFull)
             reply(self._no_room(decision, str(fault)) if is_full else self._failed(fault))
             return
-        callback, position = decision.callback, stored.result()
+        callback = decision.callback
         app_id = callback.app_id
         if app_id in self._limits:
             self._limits[app_id].stored(position, len(callback.query) + len(callback.body))

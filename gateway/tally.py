@@ -10,30 +10,41 @@ from gateway.outcome import Outcome, Reports
 
 
 class Tally(Reports):
-    """The counters of the callback port."""
+    """The counters of the callback port; what comes with every callback reaches them when they are read."""
 
     def __init__(self, app_ids: Iterable[str], metrics: Metrics) -> None:
         self._metrics = metrics
+        self._outcomes: dict[Outcome, int] = {}
+        self._received_ms: dict[str, int] = {}
         # Why now: a sum over a series that is not there yet is nothing, and so is an alert on its silence.
-        self._count_stored = {app_id: metrics.callbacks_stored.labels(app_id) for app_id in app_ids}
-        self._last_callback = {app_id: metrics.last_callback.labels(app_id) for app_id in app_ids}
+        for app_id in app_ids:
+            metrics.callbacks_stored.labels(app_id)
+            metrics.last_callback.labels(app_id)
         for reason in (*answer.REFUSALS, "before_unstored"):
             metrics.requests_refused.labels(reason)
         for is_stored in ("yes", "no"):
             metrics.requests_hangups.labels(is_stored)
+        metrics.before_reading(self._bring)
 
     def answered(self, outcome: Outcome, took_s: float | None) -> None:
-        self._metrics.requests_answered.inc()
         if took_s is not None:
             self._metrics.answer_seconds.observe(took_s)
-        if outcome.kind == "refused":
-            self._metrics.requests_refused.labels(outcome.label).inc()
-        elif outcome.kind == "probe":
-            self._metrics.requests_probes.inc()
-        else:
-            self._count_stored[outcome.label].inc()
-            if outcome.is_late:
-                self._metrics.answers_late.inc()
+        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+
+    def _bring(self) -> None:
+        found, self._outcomes = self._outcomes, {}
+        for outcome, count in found.items():
+            self._metrics.requests_answered.inc(count)
+            if outcome.kind == "refused":
+                self._metrics.requests_refused.labels(outcome.label).inc(count)
+            elif outcome.kind == "probe":
+                self._metrics.requests_probes.inc(count)
+            else:
+                self._metrics.callbacks_stored.labels(outcome.label).inc(count)
+                if outcome.is_late:
+                    self._metrics.answers_late.inc(count)
+        for app_id, received_ms in self._received_ms.items():
+            self._metrics.last_callback.labels(app_id).set(received_ms / 1000)
 
     def hung_up(self, outcome: Outcome | None) -> None:
         is_stored = outcome is not None and outcome.kind == "stored"
@@ -49,4 +60,4 @@ class Tally(Reports):
         self._metrics.handshakes_failed.inc()
 
     def _note_callback(self, app_id: str, received_ms: int) -> None:
-        self._last_callback[app_id].set(received_ms / 1000)
+        self._received_ms[app_id] = received_ms

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway import answer
@@ -14,10 +14,9 @@ from gateway.callback import (
     Rules,
     command_of,
     decide,
-    parse_query,
-    without_sign,
 )
 from gateway.errors import Refused
+from gateway.query import parse_query, read_query
 from gateway.signature import sign
 
 NOW_MS = 1_700_000_000_000
@@ -171,13 +170,23 @@ def test_every_request_has_one_of_the_documented_outcomes(method, path, query, e
         json.loads(decision.answer)
 
 
-@given(st.text(max_size=80))
-def test_without_sign_keeps_all_other_parts(query):
-    """Only parts named Sign go; the others stay as they were, in order."""
-    kept = without_sign(query).split("&")
-    parts = query.split("&")
-
-    assert [part for part in parts if part in kept] == [part for part in kept if part or "" in parts]
+@given(
+    st.lists(
+        st.text(max_size=20).filter(lambda part: "&" not in part and "sign" not in part.lower()), max_size=5
+    ),
+    st.sampled_from(["Sign=ab", "sign=", "SIGN", "S%69gn=a%20b", "si%67n=+"]),
+    st.integers(0, 5),
+)
+def test_what_is_kept_of_a_query_is_all_but_its_sign(parts, sign, at):
+    """However the Sign is spelt, and wherever it stands; the others stay as they were, in order."""
+    assume(not any("%" in part for part in parts))
+    query = "&".join([*parts[:at], sign, *parts[at:]])
+    try:
+        kept = read_query(query).kept
+    except Refused as refused:
+        assert refused.reason == "ambiguous_query"
+    else:
+        assert kept == "&".join(parts)
 
 
 def test_parse_query_decodes_values():

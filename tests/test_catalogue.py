@@ -52,7 +52,7 @@ NAMES = {
 def callback(body, command, **changes):
     query = f"SdkAppid=14&CallbackCommand={command}&contenttype=json&ClientIP=1.2.3.4&OptPlatform=RESTAPI"
     base = Callback("14", query, json.dumps(body).encode(), "127.0.0.1", 1_700_000_000_123, True, 1, 10)
-    return dataclasses.replace(base, **changes)
+    return base._replace(**changes)
 
 
 def event_of(row, body, **changes):
@@ -209,7 +209,7 @@ def test_equal_facts_have_one_id(row, chance, time_ms, whole_seconds, later_ms):
     first = callback(body, row.name)
     waits = later_ms if "EventTime" in json.dumps(body) else 0
     again = callback(other, row.name, received_ms=first.received_ms + waits, verified=False, peer="9.9.9.9")
-    again = dataclasses.replace(again, query=again.query + f"&RequestTime={later_ms}&RequestID=x")
+    again = again._replace(query=again.query + f"&RequestTime={later_ms}&RequestID=x")
 
     event, same = normalise(first, "j.1")[0], normalise(again, "j.2")[0]
     assert same.id == event.id
@@ -263,7 +263,7 @@ def loosely_listed(value, chance, name=""):
 def test_the_window_changes_only_the_last_half_of_an_id(number, windows, command):
     """What the receipt takes part in begins with the fact, so that whoever sent it knows half of the id."""
     first = callback({"N": number}, command)
-    later = dataclasses.replace(first, received_ms=first.received_ms + windows * 10_000)
+    later = first._replace(received_ms=first.received_ms + windows * 10_000)
     one, same_fact, other_fact = (
         normalise(stored, "j.1")[0].id for stored in (first, later, callback({"N": number + 1}, command))
     )

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import logging
 import threading
@@ -400,8 +399,8 @@ async def test_what_an_app_redacts_leaves_the_journal_redacted(start, tmp_path, 
     metrics = Metrics()
     journal = Journal.open(JournalConfig(dir=tmp_path / "redacting", min_free_mb=0), metrics)
     await journal.append(callback(1, Operator_Account="SECRET", ExitType="Kicked"))
-    await journal.append(dataclasses.replace(callback(2), body=b"SECRET"))
-    await journal.append(dataclasses.replace(callback(3, Operator_Account="SHOWN"), app_id="15"))
+    await journal.append(callback(2)._replace(body=b"SECRET"))
+    await journal.append(callback(3, Operator_Account="SHOWN")._replace(app_id="15"))
     rules = {"14": Redaction.of({"operator": "drop"}, "")}
     forwarder = Forwarder(journal, Keeping(), BrokerConfig(url="amqp://x"), metrics, rules)
     task = asyncio.create_task(forwarder.run())

@@ -1,7 +1,6 @@
 """Callback to events: every pitfall of the reference that concerns it, and never an exception."""
 
 import base64
-import dataclasses
 import json
 from datetime import datetime
 from pathlib import Path
@@ -36,7 +35,7 @@ def callback(body, command=EXIT, **changes):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     query = f"SdkAppid=14&CallbackCommand={command}&contenttype=json&ClientIP=1.2.3.4&OptPlatform=RESTAPI"
     base = Callback("14", query, raw, "127.0.0.1", RECEIVED_MS, True, 1, 10)
-    return dataclasses.replace(base, **changes)
+    return base._replace(**changes)
 
 
 def one(body, command=EXIT, **changes):
@@ -291,10 +290,8 @@ def test_equal_facts_have_one_id():
     """Key order, EventTime as text or number, another query, another time of receipt: the same fact."""
     reordered = dict(reversed(PAGE.items()))
     as_number = {**PAGE, "EventTime": 1670574414123}
-    later = dataclasses.replace(
-        callback(PAGE), received_ms=RECEIVED_MS + 10**9, peer="9.9.9.9", verified=False
-    )
-    resent = dataclasses.replace(later, query=later.query + "&RequestTime=1")
+    later = callback(PAGE)._replace(received_ms=RECEIVED_MS + 10**9, peer="9.9.9.9", verified=False)
+    resent = later._replace(query=later.query + "&RequestTime=1")
 
     found = ids(PAGE, reordered, as_number) | {normalise(one_, "j.9")[0].id for one_ in (later, resent)}
 
@@ -318,10 +315,10 @@ def test_different_facts_have_different_ids(change):
 
 def test_app_and_command_are_part_of_the_id():
     """The same body for another app or command is another fact."""
-    other_app = dataclasses.replace(callback(PAGE), app_id="15")
+    other_app = callback(PAGE)._replace(app_id="15")
 
     found = ids(PAGE) | {normalise(other_app, "j.1")[0].id} | ids(PAGE, command="Group.CallbackAfterOther")
-    shifted = dataclasses.replace(callback({"A": 1}, "4New.Thing"), app_id="1")
+    shifted = callback({"A": 1}, "4New.Thing")._replace(app_id="1")
 
     assert len(found) == 3
     assert {normalise(shifted, "j.1")[0].id} != ids({"A": 1}, command="New.Thing")
@@ -375,7 +372,7 @@ def test_other_facts_that_look_alike(command, body, other):
 def test_what_makes_a_fact_known_for_ever(command, body, is_timed):
     """A time or a sequence; without them the time of receipt counts."""
     stored = callback(body, command)
-    later = dataclasses.replace(stored, received_ms=stored.received_ms + 10**9)
+    later = stored._replace(received_ms=stored.received_ms + 10**9)
     found = {normalise(one_, "j.1")[0].id for one_ in (stored, later)}
 
     assert len(found) == (1 if is_timed else 2)
@@ -389,10 +386,8 @@ def test_each_recipe_has_ids_of_its_own():
 def test_without_time_the_window_tells_facts_apart():
     """Resent at once is one event, the same words a minute later are another; the stored window counts."""
     body = {key: value for key, value in PAGE.items() if key != "EventTime"}
-    at = [
-        dataclasses.replace(callback(body), received_ms=1_700_000_000_000 + ms) for ms in (0, 9_999, 60_000)
-    ]
-    wide = [dataclasses.replace(one_, id_window_s=3600) for one_ in at]
+    at = [callback(body)._replace(received_ms=1_700_000_000_000 + ms) for ms in (0, 9_999, 60_000)]
+    wide = [one_._replace(id_window_s=3600) for one_ in at]
 
     assert len({normalise(one_, "j.1")[0].id for one_ in at}) == 2
     assert len({normalise(one_, "j.1")[0].id for one_ in wide}) == 1
@@ -449,7 +444,7 @@ def test_any_object_becomes_readable_events(body, command):
 @given(st.binary(max_size=200), commands, st.text(max_size=40))
 def test_any_bytes_become_an_event(body, command, query):
     """Whatever stands in the journal goes on, body or query however broken."""
-    stored = dataclasses.replace(callback(body, command), query=query)
+    stored = callback(body, command)._replace(query=query)
 
     events = normalise(stored, "j.1")
 

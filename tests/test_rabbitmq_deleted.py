@@ -1,7 +1,6 @@
 """What somebody deletes of our exchanges, queues and bindings while we run: noticed, named, mended, nothing lost."""
 
 import asyncio
-import dataclasses
 import json
 import re
 import time
@@ -42,7 +41,7 @@ async def running(make, forward, rabbitmq, amqp_url):
 
 def old_callback(number):
     """Received an hour ago and a second after the one before: a forwarder that has fallen behind sends such."""
-    return dataclasses.replace(callback(number), received_ms=HOUR_AGO_MS + number * 1000)
+    return callback(number)._replace(received_ms=HOUR_AGO_MS + number * 1000)
 
 
 def looked_at(broker, times):

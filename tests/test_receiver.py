@@ -61,6 +61,7 @@ class Front:
 
     def counts(self):
         """Return (answered, refused by reason, probes, stored, hang-ups)."""
+        list(self.metrics.registry.collect())  # what a reader of all does
         refused = {
             one.labels["reason"]: one.value
             for metric in self.metrics.requests_refused.collect()

@@ -131,7 +131,7 @@ def test_numbers_under_a_hashed_name_are_left_out():
 def test_malformed_callbacks_show_no_body():
     """What can't be read can't be redacted, so it is left out."""
     rule = Redaction.of({"operator": "drop"}, "")
-    [event] = normalise(dataclasses.replace(callback({}, EXIT), body=b"no json"), "j.1", rule)
+    [event] = normalise(callback({}, EXIT)._replace(body=b"no json"), "j.1", rule)
 
     assert event.data == {"reason": "malformed_body"}
     assert malformed(callback(BODY, EXIT), "j.1", "x", redaction=rule).data == {"reason": "x"}

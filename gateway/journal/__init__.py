@@ -18,7 +18,7 @@ from gateway.errors import ConfigError, FatalError, Unavailable
 from gateway.journal.files import keep_damaged
 from gateway.journal.intake import Intake
 from gateway.journal.marks import Marks
-from gateway.journal.posts import Report
+from gateway.journal.posts import Report, StoredCall
 from gateway.journal.reader import Damage, Reader, Stored, View
 from gateway.journal.readonly import JournalReader, open_readonly
 from gateway.journal.recovery import Opened, open_folder
@@ -132,6 +132,10 @@ class Journal:
         out of range; the future raises JournalFull (nothing was stored) or FatalError (nobody knows).
         """
         return self._intake.append(callback, durable)
+
+    def store(self, callback: Callback, call: StoredCall, *, durable: bool = True) -> None:
+        """Do as ``append``, and call *call* on the loop: a future for each takes longer than its record."""
+        self._intake.store(callback, call, durable)
 
     def read(self, after: int, max_records: int, max_bytes: int) -> list[Stored]:
         """Return the durable callbacks behind the position *after*, in order, *max_bytes* of them at most.

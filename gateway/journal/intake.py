@@ -11,9 +11,9 @@ from queue import Empty
 from gateway import config
 from gateway.callback import Callback
 from gateway.errors import FatalError, JournalFull
-from gateway.journal.posts import Item, Posts, Report
+from gateway.journal.posts import Item, Posts, Report, StoredCall
 from gateway.journal.recovery import Opened
-from gateway.journal.writer import Writer
+from gateway.journal.writer import GROUP_BYTES, GROUP_RECORDS, Writer
 from gateway.metrics import Metrics
 from gateway.record import HEADER_BYTES, pack
 
@@ -49,6 +49,8 @@ class Intake:
         self._thread = threading.Thread(target=self._writer.run, name="journal", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending_bytes = 0
+        self._coming: list[Item] = []
+        self._coming_bytes = 0
         self._error: FatalError | None = None
         self._failed: asyncio.Future[None] | None = None
         self._is_closing = False
@@ -89,19 +91,45 @@ class Intake:
     def append(self, callback: Callback, durable: bool) -> asyncio.Future[int]:
         """See ``Journal.append``."""
         self.start()
+        assert self._loop is not None
+        stored: asyncio.Future[int] = self._loop.create_future()
+
+        def told(position: int, fault: Exception | None) -> None:
+            if not stored.done() and fault is not None:
+                stored.set_exception(fault)
+            elif not stored.done():
+                stored.set_result(position)
+
+        self.store(callback, told, durable)
+        return stored
+
+    def store(self, callback: Callback, call: StoredCall, durable: bool) -> None:
+        """See ``Journal.store``."""
+        self.start()
         if self._error is not None:
             raise FatalError(str(self._error))
         if self._is_closing:
             raise JournalFull("journal_full", "the journal is being closed")
         payload = pack(callback)
-        coming = self._pending_bytes + len(payload) + HEADER_BYTES
-        if self._room.is_full or self._room.held_bytes + coming > self._room.max_bytes:
+        size = len(payload) + HEADER_BYTES
+        pending = self._pending_bytes + size
+        if self._room.is_full or self._room.held_bytes + pending > self._room.max_bytes:
             self._refuse()
-        assert self._loop is not None
-        future = self._loop.create_future()
-        self._pending_bytes = coming
-        self._writer.queue.put(Item(payload, future, durable))
-        return future
+        self._pending_bytes = pending
+        if not self._coming:
+            # Why not each by itself: waking the thread costs as much as all else that is done for a callback.
+            assert self._loop is not None
+            self._loop.call_soon(self._hand_over)
+        elif len(self._coming) == GROUP_RECORDS or self._coming_bytes + size > GROUP_BYTES:
+            self._hand_over()
+        self._coming.append(Item(payload, call, durable))
+        self._coming_bytes += size
+
+    def _hand_over(self) -> None:
+        """Give the thread what came in this turn of the loop."""
+        if self._coming:
+            self._writer.queue.put(self._coming)
+            self._coming, self._coming_bytes = [], 0
 
     def wake(self) -> None:
         """Make the thread look at the cursor."""
@@ -112,6 +140,7 @@ class Intake:
         self.start()
         if not self._is_closing:
             self._is_closing = True
+            self._hand_over()
             self._writer.queue.put(None)
         # Why no deadline: it ends after one group, and before that there is nothing safe to do instead.
         await self._closed.wait()
@@ -145,35 +174,36 @@ class Intake:
 
     def _on_written(self, items: list[Item], first: int) -> None:
         for position, item in enumerate(items, first):
-            if not item.durable and not item.future.done():
-                item.future.set_result(position)
+            if not item.durable:
+                item.tell(position)
 
     def _on_committed(self, report: Report, items: list[Item], first: int, took_s: float) -> None:
         self._on_changed(report)
+        self._forget(items)
         for position, item in enumerate(items, first):
-            self._pending_bytes -= len(item.payload) + HEADER_BYTES
-            if not item.future.done():
-                item.future.set_result(position)
+            item.tell(position)
         self._metrics.commit_seconds.observe(took_s)
         self._metrics.commit_records.observe(len(items))
 
     def _on_refused(self, items: list[Item]) -> None:
         self._metrics.journal_full.set(self.is_full)
+        self._forget(items)
         for item in items:
-            self._pending_bytes -= len(item.payload) + HEADER_BYTES
-            if not item.future.done():
-                item.future.set_exception(JournalFull("journal_full", "there is no room left"))
+            item.tell(0, JournalFull("journal_full", "there is no room left"))
+
+    def _forget(self, items: list[Item]) -> None:
+        self._pending_bytes -= sum([len(item.payload) for item in items]) + len(items) * HEADER_BYTES
 
     def _on_failed(self, error: FatalError, items: list[Item]) -> None:
         self._error = error
+        self._hand_over()
         with suppress(Empty):
             while True:
-                item = self._writer.queue.get_nowait()
-                if isinstance(item, Item):
-                    items.append(item)
+                group = self._writer.queue.get_nowait()
+                if isinstance(group, list):
+                    items += group
         for item in items:
-            if not item.future.done():
-                item.future.set_exception(FatalError(str(error)))
+            item.tell(0, FatalError(str(error)))
         self._spread_failure()
 
     def _spread_failure(self) -> None:

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
 from gateway.errors import FatalError
 from gateway.journal.files import Segment
+from gateway.logs import where
+
+StoredCall = Callable[[int, Exception | None], None]
+"""Gets the position, and the fault instead: JournalFull (nothing was stored), FatalError (nobody knows)."""
+
+log = logging.getLogger(__name__)
 
 
-class Item(NamedTuple):
-    """One callback on its way to the disk."""
+class Item:
+    """One callback on its way to the disk, and whom to tell, once."""
 
-    payload: bytes
-    future: asyncio.Future[int]
-    durable: bool
+    __slots__ = ("_call", "durable", "payload")
+
+    def __init__(self, payload: bytes, call: StoredCall, durable: bool) -> None:
+        self.payload = payload
+        self.durable = durable
+        self._call: StoredCall | None = call
+
+    def tell(self, position: int, fault: Exception | None = None) -> None:
+        """Tell what became of it, unless that was done."""
+        call, self._call = self._call, None
+        if call is None:
+            return
+        try:
+            call(position, fault)
+        except Exception as error:  # noqa: BLE001 - the others of its group have to be told too
+            log.error("A callback was stored, and what comes after failed (%s)", where(error))
 
 
 class Report(NamedTuple):

@@ -37,8 +37,8 @@ class Writer:
     def __init__(
         self, limits: config.Journal, opened: Opened, posts: Posts, now_ms: Callable[[], int]
     ) -> None:
-        self.queue: SimpleQueue[Item | bool | None] = SimpleQueue()
-        """Items; True only wakes; None ends."""
+        self.queue: SimpleQueue[list[Item] | bool | None] = SimpleQueue()
+        """What came in one turn of the loop; True only wakes; None ends."""
         self.cursor = CursorKeeper(opened.cursor_file, opened.cursor, opened.hint)
         self._posts = posts
         self._salt = opened.salt
@@ -53,6 +53,8 @@ class Writer:
         self._began_s = 0.0
         self._stopping = False
         self._group: list[Item] = []
+        self._ahead: list[Item] = []
+        """Taken from the queue, for the next group."""
         self._sync_due_s = 0.0
         self._trimmed_s = time.monotonic()
 
@@ -64,7 +66,7 @@ class Writer:
     def run(self) -> None:
         """Write until told to end; every way out closes the files and reports ``closed``."""
         try:
-            while not self._stopping:
+            while not self._stopping or self._ahead:
                 group = self._collect()
                 if group:
                     self._commit(group)
@@ -78,21 +80,25 @@ class Writer:
 
     def _collect(self) -> list[Item]:
         """Return what has come in since the last group, after waiting for something or the next duty."""
-        group: list[Item] = []
-        size = 0
+        most_bytes = min(GROUP_BYTES, self._segment_bytes)
         with suppress(Empty):
-            item = self.queue.get(timeout=max(0.0, self._next_duty_s() - time.monotonic()))
-            while True:
-                if item is None:
-                    self._stopping = True
-                    break
-                if isinstance(item, Item):
-                    group.append(item)
-                    size += len(item.payload)
-                    if len(group) >= GROUP_RECORDS or size >= min(GROUP_BYTES, self._segment_bytes):
-                        break
-                item = self.queue.get_nowait()
+            if not self._ahead:
+                self._take(self.queue.get(timeout=max(0.0, self._next_duty_s() - time.monotonic())))
+            while not self._stopping and len(self._ahead) < GROUP_RECORDS:
+                self._take(self.queue.get_nowait())
+        size = at = 0
+        for at, item in enumerate(self._ahead, 1):
+            size += len(item.payload)
+            if at == GROUP_RECORDS or size >= most_bytes:
+                break
+        group, self._ahead = self._ahead[:at], self._ahead[at:]
         return group
+
+    def _take(self, came: list[Item] | bool | None) -> None:
+        if isinstance(came, list):
+            self._ahead += came
+        elif came is None:
+            self._stopping = True
 
     def _next_duty_s(self) -> float:
         due = min(self._trimmed_s + TRIM_S, self.cursor.next_duty_s())
@@ -208,7 +214,7 @@ class Writer:
             "on disk; check the disk, then start again: what was acknowledged is kept"
         )
         log.critical("%s", text, exc_info=None if isinstance(error, OSError) else error)
-        items = [item for group in (*self._unsynced, self._group) for item in group]
+        items = [item for group in (*self._unsynced, self._group, self._ahead) for item in group]
         self._posts.failed(FatalError(text), items)
 
     def _close(self) -> None:

@@ -19,8 +19,11 @@ _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 class Spread(Collector):
     """A histogram without labels that one thread fills, at a tenth of the usual cost."""
 
+    _type = "histogram"
+    _labelnames = ()
+
     def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
-        self._name, self._text, self._bounds = name, text, bounds
+        self._name, self._documentation, self._bounds = name, text, bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
@@ -29,13 +32,13 @@ class Spread(Collector):
         self._sum += value
 
     def collect(self) -> Iterable[Metric]:
-        found = HistogramMetricFamily(self._name, self._text)
+        found = HistogramMetricFamily(self._name, self._documentation)
         bounds = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]
         found.add_metric([], list(zip(bounds, accumulate(self._counts), strict=True)), self._sum)
         yield found
 
     def describe(self) -> Iterable[Metric]:
-        yield HistogramMetricFamily(self._name, self._text)
+        yield HistogramMetricFamily(self._name, self._documentation)
 
 
 class _First(Collector):

@@ -16,13 +16,14 @@ from gateway import allocator, build
 from gateway.admin import Admin, Health
 from gateway.banner import banner
 from gateway.broker import Broker
-from gateway.config import Config, is_loopback
+from gateway.config import Config, ServiceManager, is_loopback
 from gateway.dead.api import DeadApi
 from gateway.errors import ConfigError, FatalError
 from gateway.forwarder import Forwarder
 from gateway.journal import Journal
 from gateway.logs import where
 from gateway.metrics import Metrics
+from gateway.notify import Notify
 from gateway.portfiles import PortFiles
 from gateway.ports import limit_connections, listen_on, room_for_connections
 from gateway.receiver import Receiver
@@ -65,6 +66,7 @@ class Gateway:
         self._signed: set[str] = set()
         self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._notify = Notify(ServiceManager.of())
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
 
@@ -94,6 +96,7 @@ class Gateway:
             port = self._port_of(front)
             said = banner(self._config, port, serves=self._serves, sinks=self._names, signed=self._signed)
             print(said, flush=True)
+            self._start("line to the service manager", self._notify.run())
             code = await self._wait_for_the_end()
         finally:
             await self._shut_down(front, broker, admin)
@@ -171,6 +174,7 @@ class Gateway:
     ) -> None:
         """Stop in the order that loses nothing: accept, answer, confirm, broker, journal."""
         self._stop.set()
+        self._notify.stopping()
         if front is not None:
             await self._drain(front)
         if self._forwarder is not None and "forwarder" in self._tasks:

@@ -15,7 +15,7 @@ TIERS = {
         "waiting", "about", "content", "fields", "ids", "messages", "paths", "patterns", "places", "redact", "samples", "schema",
     },
     "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy"},
-    "edges": {"journal", "broker", "sinks", "server", "admin", "ports", "tally", "tls", "tokens"},
+    "edges": {"journal", "broker", "sinks", "server", "admin", "notify", "ports", "tally", "tls", "tokens"},
     "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay", "dead"},
     "wiring": {"build", "destinations", "banner", "portfiles", "allocator", "run", "cli", "__main__"},
 }  # fmt: skip

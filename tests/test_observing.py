@@ -1,9 +1,7 @@
 """What deploy/ brings for looking on: rules, alerts and dashboard, by the real promtool and Prometheus."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from gateway.cli.metric_table import MARKER, metric_table
 from gateway.metrics import Metrics, Spread
 from tests.gateway_process import Gateway, eventually
 from tests.services import Prometheus
+from tests.services.programs import PROMTOOL
 
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy/prometheus"
@@ -27,14 +26,10 @@ VARIABLES = {"$__rate_interval": "5s", "$instance": ".*", "$app": ".*", "$sink":
 @pytest.fixture
 def promtool():
     """Run promtool in the folder of the rules; return what it printed, on failure as the assertion."""
-    if not Prometheus.is_installed():
-        reason = f"{Prometheus.package} is not installed; `make test` installs it where it may use apt-get."
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    program = PROMTOOL.path()
 
     def run(*words, stdin=None):
-        done = subprocess.run(
-            [shutil.which("promtool"), *words], cwd=RULES, input=stdin, capture_output=True, timeout=100
-        )
+        done = subprocess.run([program, *words], cwd=RULES, input=stdin, capture_output=True, timeout=100)
         said = (done.stdout + done.stderr).decode()
         assert done.returncode == 0, said
         return said

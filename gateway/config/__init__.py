@@ -6,6 +6,7 @@ from gateway.config.endpoints import place
 from gateway.config.expressions import MISFITS, Expression, compiled
 from gateway.config.load import load, mask_url, masked
 from gateway.config.records import Admin, App, Broker, Config, Journal, Listen, Log, is_loopback
+from gateway.config.service import ServiceManager
 from gateway.config.sink import SinkBase
 from gateway.config.sinks import HttpSink, JsonlSink, PluginSink, PythonSink, RedisSink, Sink, plugins
 
@@ -27,6 +28,7 @@ __all__ = [
     "PostgresSink",
     "PythonSink",
     "RedisSink",
+    "ServiceManager",
     "Sink",
     "SinkBase",
     "SqliteSink",

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.services import MariaDB, Postgres, Prometheus, RabbitMQ, Redis
+from tests.services.programs import PROGRAMS
 
 APT = ["apt-get", "-qq", "-y", "-o", "DPkg::Lock::Timeout=300"]
 LOCK = Path("/run/lock/im-gateway-tests-install")
@@ -26,8 +27,8 @@ CLUSTERS_OFF = CLUSTERS / "im-gateway-tests.conf"
 
 
 def missing_packages() -> list[str]:
-    servers = (RabbitMQ, Postgres, MariaDB, Redis, Prometheus)
-    return [server.package for server in servers if not server.is_installed()]
+    wanted = (RabbitMQ, Postgres, MariaDB, Redis, Prometheus, *PROGRAMS)
+    return list(dict.fromkeys(one.package for one in wanted if not one.is_installed()))
 
 
 def install() -> int:

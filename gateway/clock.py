@@ -32,6 +32,10 @@ class ClockWatch:
         self._stale: dict[str, deque[bool]] = {}
         self._next_s: dict[str, float] = {}
 
+    def allow(self, window_s: int) -> None:
+        """Let requests be so many seconds off from now on."""
+        self._window_s = window_s
+
     def signed(self, params: Mapping[str, str], now_ms: int) -> None:
         """Note a request whose Sign has matched, stale or not; *params* are those of its query."""
         app_id = params["sdkappid"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
+from gateway.config import App
 from gateway.errors import Refused
 
 _MERGED_BYTES = 256 * 1024
@@ -61,6 +63,16 @@ class AppLimits:
         self._bucket = Bucket(max_per_s, now_s) if max_per_s else None
         self._backlog = Backlog() if max_backlog_mb else None
         self._most_bytes = max_backlog_mb * 1_048_576
+        self._bounds = (max_per_s, max_backlog_mb)
+
+    def changed(self, max_per_s: int, max_backlog_mb: int, now_s: float) -> AppLimits:
+        """Return these limits with other bounds; what waits goes on counting where it was counted before."""
+        if self._bounds == (max_per_s, max_backlog_mb):
+            return self
+        new = AppLimits(max_per_s, max_backlog_mb, now_s)
+        if new._backlog is not None and self._backlog is not None:
+            new._backlog = self._backlog
+        return new
 
     def check(self, now_s: float, cursor: int) -> None:
         """Raise Refused("app_rate" | "app_backlog") when the app is over one of its bounds."""
@@ -75,3 +87,13 @@ class AppLimits:
         """Note a callback at *position*; *size* is that of its query and body, in bytes."""
         if self._backlog is not None:
             self._backlog.add(position, size + _RECORD_BYTES)
+
+
+def limits_of(apps: Mapping[str, App], before: Mapping[str, AppLimits], now_s: float) -> dict[str, AppLimits]:
+    """Return the limits of those *apps* that have any, by app id; *before* are those in force until now."""
+    none = AppLimits(0, 0, now_s)
+    return {
+        app_id: before.get(app_id, none).changed(app.max_per_s, app.max_backlog_mb, now_s)
+        for app_id, app in apps.items()
+        if app.max_per_s or app.max_backlog_mb
+    }

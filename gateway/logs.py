@@ -50,7 +50,12 @@ def configure(config: Log) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("gateway").setLevel(config.level.upper())
+    set_level(config)
     # Why silent: both log whole messages and stack traces of what we report in words ourselves.
     for name in ("aiormq", "aio_pika", "aiohttp"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+def set_level(config: Log) -> None:
+    """Write what ``log.level`` asks for, from now on."""
+    logging.getLogger("gateway").setLevel(config.level.upper())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from gateway.config import Config
 from gateway.metrics import Metrics
@@ -47,6 +48,14 @@ class PortFiles:
         """The apps whose callbacks need a Sign."""
         return {app_id for app_id, rule in self._receiver.rules.apps.items() if rule.is_signed}
 
+    def configure(self, config: Config, tokens: TokenFiles) -> None:
+        """Go by the apps of *config* and the *tokens* in their files from now on."""
+        # Why only those with a file: an app that had tokens there must not become unsigned by an empty one.
+        before = self._receiver.rules
+        signed = {app_id: rule for app_id, rule in before.apps.items() if _has_file(config, app_id)}
+        self._config, self._tokens = config, tokens
+        self._receiver.rules = rules_of(config, tokens.tokens, replace(before, apps=signed))
+
     async def watch(self) -> None:
         """Look for changes until cancelled."""
         while True:
@@ -64,3 +73,8 @@ class PortFiles:
     def _show_expiry(self) -> None:
         if self._tls is not None and self._tls.validity is not None:
             self._expiry.labels("listen.tls_cert").set(self._tls.validity[1])
+
+
+def _has_file(config: Config, app_id: str) -> bool:
+    app = config.apps.get(app_id)
+    return app is not None and app.tokens_file is not None

@@ -24,7 +24,7 @@ from gateway.config import Config
 from gateway.errors import JournalFull, Refused, Unavailable
 from gateway.heavy import HEAVY_BYTES, Heavy
 from gateway.journal import Journal
-from gateway.limits import AppLimits
+from gateway.limits import AppLimits, limits_of
 from gateway.logs import where
 from gateway.metrics import Metrics
 from gateway.networks import Networks
@@ -64,26 +64,30 @@ class Receiver(Tally):
     def __init__(
         self, config: Config, journal: Journal, metrics: Metrics, now_ms: Callable[[], int] | None = None
     ) -> None:
-        self._listen = config.listen
         self.rules = rules_of(config)
-        self._networks = Networks.of(config.listen.allow_networks, config.listen.trusted_proxies)
         self._clock = ClockWatch(metrics.clock_skew, config.listen.signature_window_s)
         self._journal = journal
         self._is_durable = config.listen.ack_after != "written"
         super().__init__(config.apps, metrics)
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
-        self._limits = {
-            app_id: AppLimits(app.max_per_s, app.max_backlog_mb, time.monotonic())
-            for app_id, app in config.apps.items()
-            if app.max_per_s or app.max_backlog_mb
-        }
         # Why two: a large body need not wait behind an odd one.
         self._heavy = Heavy("receiver", threads=2)
         self._slow = _Slow()
         self._inflight = 0
         self._notes = Notes()
         metrics.requests_inflight.set_function(lambda: self._inflight)
-        self._usual = {app_id: Answer(200, answer.OK, Outcome("stored", app_id)) for app_id in config.apps}
+        self._limits: dict[str, AppLimits] = {}
+        self._usual: dict[str, Answer] = {}
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Go by *config* from now on, but for ``rules``; requests may be under way, also of apps it lacks."""
+        self._listen = config.listen
+        self._networks = Networks.of(config.listen.allow_networks, config.listen.trusted_proxies)
+        self._clock.allow(config.listen.signature_window_s)
+        self._know(config.apps)
+        self._limits = limits_of(config.apps, self._limits, time.monotonic())
+        self._usual |= {app_id: Answer(200, answer.OK, Outcome("stored", app_id)) for app_id in config.apps}
 
     def judge(self, message: RawRequestMessage, remote: str) -> _Ticket | Answer:
         """Return what the head of a request says, or the answer where its body need not be read."""

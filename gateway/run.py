@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import uvloop
@@ -14,20 +14,21 @@ from aiohttp import web
 
 from gateway import allocator, build
 from gateway.admin import Admin, Health
+from gateway.adminport import open_admin_port
 from gateway.banner import banner
 from gateway.broker import Broker
 from gateway.config import Config, ServiceManager, is_loopback
 from gateway.dead.api import DeadApi
-from gateway.errors import ConfigError, FatalError
+from gateway.errors import FatalError
 from gateway.forwarder import Forwarder
 from gateway.journal import Journal
 from gateway.logs import where
 from gateway.metrics import Metrics
 from gateway.notify import Notify
 from gateway.portfiles import PortFiles
-from gateway.ports import limit_connections, listen_on, room_for_connections
+from gateway.ports import listen_on, room_for_connections
 from gateway.receiver import Receiver
-from gateway.rules import redactions_of
+from gateway.reload import Port, Reload
 from gateway.sampler import Sampler
 from gateway.server import FrontServer
 from gateway.waiting import Watch
@@ -36,28 +37,31 @@ from gateway.worker import Worker
 _log = logging.getLogger(__name__)
 _FINISH_S = 5.0
 _END_S = 15.0
-_ADMIN_CONNECTIONS = 64
-_ADMIN_IDLE_S = 30.0
 
 
-def run(config: Config, *, serves: bool, works: bool, only_sink: str | None = None) -> int:
+def run(
+    config: Config, read: Callable[[], Config], *, serves: bool, works: bool, only_sink: str | None = None
+) -> int:
     """Run until a signal; return the exit code: 0 after a stop, 1 after a fault that could lose callbacks.
 
-    Raises ConfigError for what only shows when parts start: a port in use, a journal in use.
+    *read* reads the configuration again. Raises ConfigError for what only shows when parts start: a port in
+    use, a journal in use.
     """
     allocator.give_back_what_is_freed()
+    reload = Reload(config, read, serves=serves, works=works)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Gateway(config, serves=serves, works=works, only_sink=only_sink).main())
+        return runner.run(Gateway(reload, only_sink).main())
 
 
 class Gateway:
     """One process: receiver and forwarder when it *serves*, workers when it *works*."""
 
-    def __init__(self, config: Config, *, serves: bool, works: bool, only_sink: str | None = None) -> None:
-        self._config = config
-        self._serves = serves
-        self._names = ([only_sink] if only_sink else list(config.sinks)) if works else []
-        self._sampled = self._names if not serves else list(config.sinks)
+    def __init__(self, reload: Reload, only_sink: str | None = None) -> None:
+        self._config = config = reload.config
+        self._reload = reload
+        self._serves = reload.serves
+        self._names = ([only_sink] if only_sink else list(config.sinks)) if reload.works else []
+        self._sampled = self._names if not self._serves else list(config.sinks)
         self._metrics = Metrics()
         self._journal: Journal | None = None
         self._forwarder: Forwarder | None = None
@@ -74,8 +78,10 @@ class Gateway:
         """Start, wait for a signal or a fault, stop."""
         for warning in build.check(self._config, serves=self._serves):
             _log.warning("%s", warning)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._reload.ask)
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+            loop.add_signal_handler(number, self._on_signal)
         broker = build.make_broker(self._config, self._metrics)
         admin: web.AppRunner | None = None
         front: web.ServerRunner | None = None
@@ -84,7 +90,7 @@ class Gateway:
             if self._serves:
                 self._journal = Journal.open(self._config.journal, self._metrics)
                 self._forwarder = Forwarder(
-                    self._journal, broker, self._config.broker, self._metrics, redactions_of(self._config)
+                    self._journal, broker, self._config.broker, self._metrics, self._reload.redactions
                 )
                 self._start("forwarder", self._forwarder.run())
             for name in self._names:
@@ -93,7 +99,8 @@ class Gateway:
             self._start("sampler", self._sampler(broker).run())
             admin = await self._start_admin(broker)
             front = await self._start_front()
-            port = self._port_of(front)
+            self._start("reload", self._reload.run())
+            port = int(front.addresses[0][1]) if front is not None else 0
             said = banner(self._config, port, serves=self._serves, sinks=self._names, signed=self._signed)
             print(said, flush=True)
             self._start("line to the service manager", self._notify.run())
@@ -116,13 +123,14 @@ class Gateway:
     async def _start_front(self) -> web.ServerRunner | None:
         if self._journal is None:
             return None
-        listen = self._config.listen
-        receiver = Receiver(self._config, self._journal, self._metrics)
-        files = PortFiles(self._config, receiver, self._metrics)
+        config, listen = self._reload.config, self._reload.config.listen
+        receiver = Receiver(config, self._journal, self._metrics)
+        files = PortFiles(config, receiver, self._metrics)
         self._signed = files.signed
         most = room_for_connections(listen.max_connections, tls=listen.tls_cert is not None)
         server = FrontServer(receiver, listen, receiver, most)
         self._server = server
+        self._reload.port = Port(files, receiver, server)
         self._metrics.connections_open.set_function(lambda: server.open_connections)
         runner = web.ServerRunner(server, shutdown_timeout=_FINISH_S)  # type: ignore[arg-type]
         await runner.setup()
@@ -133,22 +141,10 @@ class Gateway:
     async def _start_admin(self, broker: Broker) -> web.AppRunner:
         config = self._config.admin
         token, is_local = config.token.get_secret_value(), is_loopback(config.host)
-        routes = DeadApi(broker, {name: self._config.sinks[name] for name in self._names}).routes()
+        dead = DeadApi(broker, {name: self._config.sinks[name] for name in self._names})
+        routes = [*dead.routes(), *self._reload.routes()]
         admin = Admin(token, self._health, self._metrics, routes, is_local=is_local)
-        runner = web.AppRunner(
-            admin.application(), access_log=None, shutdown_timeout=1.0, keepalive_timeout=_ADMIN_IDLE_S
-        )
-        await runner.setup()
-        limit_connections(runner, _ADMIN_CONNECTIONS)
-        if self._serves:
-            await listen_on(runner, config.host, config.port, "admin.port")
-            return runner
-        try:
-            await listen_on(runner, config.host, config.worker_port, "admin.worker_port")
-        except ConfigError as fault:
-            # Why go on: several workers on one host are normal, and only one can have the port.
-            _log.warning("%s; this worker runs without health and metrics", fault)
-        return runner
+        return await open_admin_port(admin, config, serves=self._serves)
 
     async def _wait_for_the_end(self) -> int:
         """Return 0 after a signal, 1 when the journal failed or a task ended that must not."""
@@ -205,7 +201,7 @@ class Gateway:
     async def _drain(self, front: web.ServerRunner) -> None:
         assert self._server is not None
         self._server.is_draining = True
-        drain_s = self._config.listen.drain_s
+        drain_s = self._reload.config.listen.drain_s
         if not self._stop_now.is_set():
             _log.info(
                 "Stopping: unready, answering for %g s more (listen.drain_s); a second signal stops at once",
@@ -242,6 +238,3 @@ class Gateway:
         away = [f"sink {name} {why}" for name, one in self._workers.items() if (why := one.trouble)]
         (notes if self._serves else causes).extend(away)
         return Health(causes, notes)
-
-    def _port_of(self, front: web.ServerRunner | None) -> int:
-        return int(front.addresses[0][1]) if front is not None else 0

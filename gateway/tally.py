@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from gateway import answer
 from gateway.metrics import Metrics
@@ -12,19 +12,27 @@ from gateway.outcome import Outcome, Reports
 class Tally(Reports):
     """The counters of the callback port; what comes with every callback reaches them when they are read."""
 
-    def __init__(self, app_ids: Iterable[str], metrics: Metrics) -> None:
+    def __init__(self, app_ids: Collection[str], metrics: Metrics) -> None:
         self._metrics = metrics
         self._outcomes: dict[Outcome, int] = {}
         self._received_ms: dict[str, int] = {}
+        self._apps: set[str] = set()
         # Why now: a sum over a series that is not there yet is nothing, and so is an alert on its silence.
-        for app_id in app_ids:
-            metrics.callbacks_stored.labels(app_id)
-            metrics.last_callback.labels(app_id)
+        self._know(app_ids)
         for reason in (*answer.REFUSALS, "before_unstored"):
             metrics.requests_refused.labels(reason)
         for is_stored in ("yes", "no"):
             metrics.requests_hangups.labels(is_stored)
         metrics.before_reading(self._bring)
+
+    def _know(self, app_ids: Collection[str]) -> None:
+        """Count for these apps from now on; one that is gone is silent for ever, which is no fault."""
+        gone, self._apps = self._apps.difference(app_ids), set(app_ids)
+        for app_id in gone:
+            self._metrics.last_callback.remove(app_id)
+        for app_id in self._apps:
+            self._metrics.callbacks_stored.labels(app_id)
+            self._metrics.last_callback.labels(app_id)
 
     def answered(self, outcome: Outcome, took_s: float | None) -> None:
         if took_s is not None:
@@ -43,8 +51,8 @@ class Tally(Reports):
                 self._metrics.callbacks_stored.labels(outcome.label).inc(count)
                 if outcome.is_late:
                     self._metrics.answers_late.inc(count)
-        for app_id, received_ms in self._received_ms.items():
-            self._metrics.last_callback.labels(app_id).set(received_ms / 1000)
+        for app_id in self._apps & self._received_ms.keys():
+            self._metrics.last_callback.labels(app_id).set(self._received_ms[app_id] / 1000)
 
     def hung_up(self, outcome: Outcome | None) -> None:
         is_stored = outcome is not None and outcome.kind == "stored"

@@ -10,6 +10,7 @@ import pytest
 from gateway import run
 from gateway.config import Config
 from gateway.errors import FatalError
+from gateway.reload import Reload
 from gateway.run import Gateway
 from gateway.waiting import Waiting
 
@@ -18,6 +19,10 @@ from gateway.waiting import Waiting
 def config(tmp_path):
     sinks = {"one": {"kind": "jsonl", "path": tmp_path / "x.jsonl"}}
     return Config.model_validate({"apps": {"14": {}}, "sinks": sinks})
+
+
+def gateway_of(config, **roles):
+    return Gateway(Reload(config, lambda: config, **roles))
 
 
 def journal(**state):
@@ -30,7 +35,7 @@ def journal(**state):
 )
 def test_a_full_journal_is_unready_and_a_broker_that_is_away_is_not(config, is_full, fault, causes, notes):
     """Callbacks are taken as long as there is room for them."""
-    gateway = Gateway(config, serves=True, works=False)
+    gateway = gateway_of(config, serves=True, works=False)
     gateway._journal = journal(is_full=is_full)
     gateway._forwarder = SimpleNamespace(fault=fault)
 
@@ -41,7 +46,7 @@ def test_a_full_journal_is_unready_and_a_broker_that_is_away_is_not(config, is_f
 
 def test_a_journal_that_fills_is_a_note(config):
     """Callbacks are taken still; whoever looks sees how long."""
-    gateway = Gateway(config, serves=True, works=False)
+    gateway = gateway_of(config, serves=True, works=False)
     gateway._watch.look(Waiting(0.0, 10, 3 * 1024**3, 4 * 1024**3, 5.0, ""))
 
     health = gateway._health()
@@ -53,7 +58,7 @@ def test_a_journal_that_fills_is_a_note(config):
 @pytest.mark.parametrize(("serves", "causes", "notes"), [(True, 0, 1), (False, 1, 0)])
 def test_a_sink_that_takes_nothing_makes_only_a_worker_unready(config, serves, causes, notes):
     """`run` still takes callbacks; `work` has nothing else to do."""
-    gateway = Gateway(config, serves=serves, works=True)
+    gateway = gateway_of(config, serves=serves, works=True)
     gateway._workers["one"] = SimpleNamespace(trouble="takes nothing (away)")
 
     health = gateway._health()
@@ -63,7 +68,7 @@ def test_a_sink_that_takes_nothing_makes_only_a_worker_unready(config, serves, c
 
 def test_stopping_is_unready(config):
     """Whoever balances the load sends nothing more."""
-    gateway = Gateway(config, serves=True, works=False)
+    gateway = gateway_of(config, serves=True, works=False)
     gateway._on_signal()
 
     assert gateway._health().causes == ["stopping"]
@@ -80,7 +85,7 @@ def test_stopping_is_unready(config):
 async def test_what_could_lose_callbacks_ends_the_process(config, part, fault, said, caplog):
     """A journal that failed, or a task that ended: exit code 1, with our words and nobody else's."""
     caplog.set_level(logging.CRITICAL)
-    gateway = Gateway(config, serves=True, works=False)
+    gateway = gateway_of(config, serves=True, works=False)
     failed = asyncio.get_running_loop().create_future()
 
     async def fail():
@@ -100,7 +105,7 @@ async def test_what_could_lose_callbacks_ends_the_process(config, part, fault, s
 async def test_a_task_that_swallows_a_cancellation_is_cancelled_again(monkeypatch):
     """A driver may turn our cancellation into an error of its own; the stop does not wait for ever."""
     monkeypatch.setattr(run, "_END_S", 0.01)
-    gateway = Gateway(Config(apps={"14": {}}), serves=False, works=True)
+    gateway = gateway_of(Config(apps={"14": {}}), serves=False, works=True)
     begun = asyncio.Event()
 
     async def deaf():
@@ -120,7 +125,7 @@ async def test_a_task_that_swallows_a_cancellation_is_cancelled_again(monkeypatc
 async def test_the_port_stays_open_for_drain_s(config):
     """Whoever balances the load has that long to notice that it is unready."""
     listen = config.listen.model_copy(update={"drain_s": 0.2})
-    gateway = Gateway(config.model_copy(update={"listen": listen}), serves=True, works=False)
+    gateway = gateway_of(config.model_copy(update={"listen": listen}), serves=True, works=False)
     gateway._server = SimpleNamespace(is_draining=False)
     closed_s = []
 

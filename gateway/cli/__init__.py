@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -14,10 +15,19 @@ from gateway import run as wiring
 from gateway.cli import check as checking
 from gateway.cli import dead, journal, topology
 from gateway.cli import exits as rendering
-from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config, run_async, time_ms
+from gateway.cli.common import (
+    EXIT_FAULT,
+    ConfigOption,
+    config_path,
+    exit_codes,
+    load_config,
+    run_async,
+    time_ms,
+)
+from gateway.cli.reload import reload
 from gateway.cli.schema import schema
 from gateway.cli.send import send
-from gateway.config import Config, MysqlSink, PostgresSink, SqliteSink
+from gateway.config import Config, MysqlSink, PostgresSink, SqliteSink, load
 from gateway.errors import ConfigError
 from gateway.exits import ExitsQuery, MemberExit
 
@@ -74,6 +84,7 @@ def check(
             raise typer.Exit(EXIT_FAULT)
 
 
+app.command()(reload)
 app.command()(schema)
 app.command()(send)
 
@@ -121,12 +132,13 @@ def exits(
 def _run(path: ConfigOption, *, serves: bool, works: bool, only_sink: str | None = None) -> None:
     with exit_codes():
         config = load_config(path)
+        read = partial(load, config_path(path))
         if only_sink is not None and only_sink not in config.sinks:
             known = ", ".join(config.sinks) or "none"
             raise ConfigError(f"--sink: the configuration has no sink {only_sink!r}; it has: {known}")
         if works and not serves and not config.sinks:
             raise ConfigError("sinks: none is configured, so there is nothing to work on")
-        raise typer.Exit(wiring.run(config, serves=serves, works=works, only_sink=only_sink))
+        raise typer.Exit(wiring.run(config, read, serves=serves, works=works, only_sink=only_sink))
 
 
 def _database(config: Config, name: str | None) -> SqliteSink | PostgresSink | MysqlSink:

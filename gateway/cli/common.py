@@ -38,14 +38,19 @@ def exit_codes() -> Iterator[None]:
         raise typer.Exit(EXIT_FAULT) from None
 
 
-def load_config(path: Path | None) -> Config:
-    """Return the configuration of *path*, or of ./config.yaml, and set up logging by it."""
+def config_path(path: Path | None) -> Path:
+    """Return *path*, or ./config.yaml; ConfigError when that is not there."""
     found = path or Path("config.yaml")
     if path is None and not found.exists():
         raise ConfigError(
             "no config.yaml here: name a file with --config, or change to the folder that has it"
         )
-    config = load(found)
+    return found
+
+
+def load_config(path: Path | None) -> Config:
+    """Return the configuration of *path*, or of ./config.yaml, and set up logging by it."""
+    config = load(config_path(path))
     logs.configure(config.log)
     return config
 

@@ -1,6 +1,7 @@
 """The configuration: one YAML file, typed records, all defaults in one place."""
 
 from gateway.config.amqp import AmqpSink
+from gateway.config.changes import changed_keys, with_changes
 from gateway.config.databases import MysqlSink, PostgresSink, SqliteSink, TableSink
 from gateway.config.endpoints import place
 from gateway.config.expressions import MISFITS, Expression, compiled
@@ -33,6 +34,7 @@ __all__ = [
     "SinkBase",
     "SqliteSink",
     "TableSink",
+    "changed_keys",
     "compiled",
     "is_loopback",
     "load",
@@ -40,4 +42,5 @@ __all__ = [
     "masked",
     "place",
     "plugins",
+    "with_changes",
 ]

@@ -45,17 +45,22 @@ class FrontServer:
 
     def __init__(self, receiver: Handler, listen: Listen, reports: Reports, max_connections: int) -> None:
         self.receiver = receiver
-        self.listen = listen
         self.reports = reports
         self.wire = Wire()
         self.max_connections = max_connections
-        self.memory = Memory(listen)
+        self.memory = Memory()
         self.is_draining = False
         # Why ordered: the first one that is idle is the one that has been so for longest.
         self._by_activity: dict[Connection, asyncio.Transport] = {}
-        self._networks = Networks.of((), listen.trusted_proxies)
         self._peers: dict[Connection, str] = {}
         self._per_peer: Counter[str] = Counter()
+        self.configure(listen)
+
+    def configure(self, listen: Listen) -> None:
+        """Go by *listen* from now on; open connections keep their idle time and limits of a head."""
+        self.listen = listen
+        self.memory.limit(listen)
+        self._networks = Networks.of((), listen.trusted_proxies)
 
     def __call__(self) -> Connection:
         return Connection(self, asyncio.get_running_loop())

@@ -103,10 +103,13 @@ class Requests:
 class Memory:
     """Bytes of all bodies in memory: from their arrival to the answer."""
 
-    def __init__(self, listen: Listen) -> None:
+    def __init__(self) -> None:
+        self.max_body_bytes = self.max_bytes = self.used_bytes = 0
+
+    def limit(self, listen: Listen) -> None:
+        """Set both bounds, of one body and of all."""
         self.max_body_bytes = listen.max_body_bytes
         self.max_bytes = listen.max_inflight_mb * 1_048_576
-        self.used_bytes = 0
 
 
 class Body:

@@ -1,0 +1,95 @@
+"""Asks the processes of this configuration over their admin ports."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from gateway.admin import ACTION_HEADER
+from gateway.config import Config
+from gateway.errors import Unavailable
+
+_CONNECT_S = 5.0
+_ANSWER_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One admin port."""
+
+    key: str
+    """``admin.port`` or ``admin.worker_port``."""
+    address: str
+    """``host:port``."""
+    token: str
+
+    async def ask(self, method: str, path: str) -> Any:
+        """Return what the API answers, parsed; None when nothing listens there.
+
+        Raises Unavailable("refused" | "no_token" | "no_gateway", …), the first with the API's own reason.
+        """
+        async with self._request(
+            method, path, aiohttp.ClientTimeout(_ANSWER_S, sock_connect=_CONNECT_S)
+        ) as answer:
+            if answer is None:
+                return None
+            try:
+                told = orjson.loads(await answer.read())
+            except ValueError:
+                told = None
+            if answer.status == 401:
+                raise Unavailable("no_token", self._wrong_token())
+            if not isinstance(told, dict):
+                raise Unavailable(
+                    "no_gateway", f"{self.address} ({self.key}): what listens there is no gateway"
+                )
+            if answer.status != 200:
+                raise Unavailable(str(told.get("error", "refused")), str(told.get("detail", "")))
+            return told
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own
+    ) -> AsyncIterator[aiohttp.ClientResponse | None]:
+        headers = {ACTION_HEADER: "1"} | ({"Authorization": f"Bearer {self.token}"} if self.token else {})
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+            try:
+                async with session.request(method, f"http://{self.address}{path}") as answer:
+                    yield answer
+            except aiohttp.ClientConnectorError:
+                yield None
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise Unavailable(
+                    "no_answer", f"{self.address} ({self.key}): {type(error).__name__}"
+                ) from error
+
+    def _wrong_token(self) -> str:
+        return (
+            f"{self.address} ({self.key}): it was started with another admin.token than this file has;"
+            " a new one needs a restart"
+        )
+
+
+def ports_of(config: Config) -> list[Port]:
+    """Return the ports that processes of *config* on this machine have, the gateway's first."""
+    admin = config.admin
+    host = admin.host
+    try:
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"
+        host = f"[{host}]" if address.version == 6 else host
+    except ValueError:
+        pass  # a name
+    found = {"admin.port": admin.port, "admin.worker_port": admin.worker_port}
+    token = admin.token.get_secret_value()
+    return [Port(key, f"{host}:{port}", token) for key, port in found.items() if port]

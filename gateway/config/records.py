@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.config.admin import Admin, Console
 from gateway.config.answers import Answer
 from gateway.config.base import (
     AppId,
@@ -71,15 +72,6 @@ class Listen(Section):
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca: client certificates need tls_cert and tls_key too")
         return self
-
-
-class Admin(Section):
-    """The port for health and metrics; ``gateway work`` has one of its own."""
-
-    host: Host = "127.0.0.1"
-    port: Port = 8081
-    worker_port: Port = 8082
-    token: SecretStr = SecretStr("")
 
 
 class App(Section):
@@ -185,6 +177,7 @@ class Config(Section):
 
     listen: Listen = Listen()
     admin: Admin = Admin()
+    console: Console = Console()
     answers: dict[str, Answer] = Field(default_factory=dict)
     apps: dict[AppId, App] = Field(default_factory=dict)
     journal: Journal = Journal()

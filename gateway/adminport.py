@@ -1,14 +1,21 @@
-"""Opens the admin port of a process."""
+"""Wiring of the admin port: health, metrics, the console, and the APIs of parked events."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
-from gateway.admin import Admin
-from gateway.config import Admin as AdminConfig
+from gateway import __version__
+from gateway.admin import Admin, Health
+from gateway.broker import Broker
+from gateway.config import Config, is_loopback
+from gateway.console import Overview, Pages
+from gateway.console.stream import Streams
+from gateway.dead.api import DeadApi
 from gateway.errors import ConfigError
+from gateway.metrics import Metrics
 from gateway.ports import limit_connections, listen_on
 
 _log = logging.getLogger(__name__)
@@ -16,22 +23,59 @@ _CONNECTIONS = 64
 _IDLE_S = 30.0
 
 
-async def open_admin_port(admin: Admin, config: AdminConfig, *, serves: bool) -> web.AppRunner:
-    """Listen on ``admin.port`` where the process *serves*, else on ``worker_port``; return what listens.
+class AdminPort:
+    """What one process offers its operators."""
 
-    Raises ConfigError when the gateway's port is in use.
-    """
-    runner = web.AppRunner(
-        admin.application(), access_log=None, shutdown_timeout=1.0, keepalive_timeout=_IDLE_S
-    )
-    await runner.setup()
-    limit_connections(runner, _CONNECTIONS)
-    if serves:
-        await listen_on(runner, config.host, config.port, "admin.port")
+    def __init__(
+        self,
+        config: Config,
+        metrics: Metrics,
+        health: Callable[[], Health],
+        broker: Broker,
+        *,
+        serves: bool,
+        sinks: Sequence[str],
+        routes: Sequence[web.AbstractRouteDef] = (),
+    ) -> None:
+        """*sinks*: those that this process works for; *routes*: of what else can be asked."""
+        self._config = config.admin
+        self._serves = serves
+        streams = Streams()
+        about = {"version": __version__, "serves": serves, "works": list(sinks), "sinks": list(config.sinks)}
+        self._overview = Overview(metrics, health, about, config.console.silence_min * 60, streams)
+        every = [
+            *routes,
+            *Pages().routes(),
+            *self._overview.routes(),
+            *DeadApi(broker, {name: config.sinks[name] for name in sinks}).routes(),
+        ]
+        self._admin = Admin(
+            config.admin.token.get_secret_value(),
+            health,
+            metrics,
+            every,
+            view_token=config.admin.view_token.get_secret_value(),
+            is_local=is_loopback(config.admin.host),
+        )
+
+    async def open(self) -> web.AppRunner:
+        """Listen; ConfigError where the port of a gateway can't be had."""
+        config = self._config
+        runner = web.AppRunner(
+            self._admin.application(), access_log=None, shutdown_timeout=1.0, keepalive_timeout=_IDLE_S
+        )
+        await runner.setup()
+        limit_connections(runner, _CONNECTIONS)
+        if self._serves:
+            await listen_on(runner, config.host, config.port, "admin.port")
+            return runner
+        try:
+            await listen_on(runner, config.host, config.worker_port, "admin.worker_port")
+        except ConfigError as fault:
+            # Why go on: several workers on one host are normal, and only one can have the port.
+            _log.warning("%s; this worker runs without health and metrics", fault)
         return runner
-    try:
-        await listen_on(runner, config.host, config.worker_port, "admin.worker_port")
-    except ConfigError as fault:
-        # Why go on: several workers on one host are normal, and only one can have the port.
-        _log.warning("%s; this worker runs without health and metrics", fault)
-    return runner
+
+    async def run(self) -> None:
+        """Keep the console's history until cancelled."""
+        await self._overview.run()

@@ -13,12 +13,11 @@ import uvloop
 from aiohttp import web
 
 from gateway import allocator, build
-from gateway.admin import Admin, Health
-from gateway.adminport import open_admin_port
+from gateway.admin import Health
+from gateway.adminport import AdminPort
 from gateway.banner import banner
 from gateway.broker import Broker
-from gateway.config import Config, ServiceManager, is_loopback
-from gateway.dead.api import DeadApi
+from gateway.config import Config, ServiceManager
 from gateway.errors import FatalError
 from gateway.forwarder import Forwarder
 from gateway.journal import Journal
@@ -139,12 +138,14 @@ class Gateway:
         return runner
 
     async def _start_admin(self, broker: Broker) -> web.AppRunner:
-        config = self._config.admin
-        token, is_local = config.token.get_secret_value(), is_loopback(config.host)
-        dead = DeadApi(broker, {name: self._config.sinks[name] for name in self._names})
-        routes = [*dead.routes(), *self._reload.routes()]
-        admin = Admin(token, self._health, self._metrics, routes, is_local=is_local)
-        return await open_admin_port(admin, config, serves=self._serves)
+        port = AdminPort(
+            *(self._config, self._metrics, self._health, broker),
+            serves=self._serves,
+            sinks=self._names,
+            routes=self._reload.routes(),
+        )
+        self._start("console", port.run())
+        return await port.open()
 
     async def _wait_for_the_end(self) -> int:
         """Return 0 after a signal, 1 when the journal failed or a task ended that must not."""

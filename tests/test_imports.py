@@ -12,11 +12,11 @@ TIERS = {
     "pure": {
         "callback", "event", "catalogue", "normalise", "names", "signature", "answer", "record", "topology",
         "backoff", "retries", "caution", "exits", "replies", "limits", "networks", "query", "rules",
-        "waiting", "about", "content", "fields", "ids", "messages", "paths", "patterns", "places", "redact", "samples", "schema",
+        "waiting", "roles", "about", "content", "fields", "ids", "messages", "paths", "patterns", "places", "redact", "samples", "schema",
     },
     "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "notify", "ports", "tally", "tls", "tokens"},
-    "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay", "dead"},
+    "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay", "dead", "console"},
     "wiring": {"build", "destinations", "banner", "portfiles", "adminport", "reload", "allocator", "run", "cli", "__main__"},
 }  # fmt: skip
 ORDER = list(TIERS)

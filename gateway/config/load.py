@@ -15,10 +15,11 @@ from typing import Any
 import yaml
 from pydantic import SecretStr, ValidationError
 
+from gateway.config.admin import Admin
 from gateway.config.answers import Answer
 from gateway.config.base import MEANT, Section
 from gateway.config.endpoints import place
-from gateway.config.records import Admin, App, Broker, Config, Journal, Listen, Log
+from gateway.config.records import App, Broker, Config, Journal, Listen, Log
 from gateway.config.sinks import FAMILIES, KINDS, HttpSink, PluginSink, PythonSink
 from gateway.errors import ConfigError
 

@@ -1,0 +1,10 @@
+"""The console: pages on the admin port for people, and what they ask for under /api/.
+
+It reads what the process counts anyway, and changes nothing itself: parked events and the journal have
+APIs of their own.
+"""
+
+from gateway.console.overview import Overview
+from gateway.console.pages import Pages
+
+__all__ = ["Overview", "Pages"]

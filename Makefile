@@ -11,10 +11,10 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo -n)
 APT = $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz crash bench check lint format-check ruff-check types format services dev lock clean
+.PHONY: help run test fuzz crash bench microbench check lint format-check ruff-check types format services dev lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: .venv/.run-stamp ## Start the gateway; ARGS are passed on to `gateway run`
 	@exec $(BIN)/gateway run $(ARGS)
@@ -31,6 +31,11 @@ crash: dev services ## Break everything under load and count what arrives; ARGS=
 bench: dev services ## How fast, beside peers (needs wrk; Node and mq-bridge where they can be had); ARGS='--rounds 3'
 	@command -v wrk >/dev/null || $(APT) install wrk >/dev/null || { echo "Needs wrk: apt-get install wrk" >&2; exit 1; }
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+# Why the seed: the order of sets is part of what is counted.
+microbench: dev ## What each stage of a callback costs, beside what was recorded; ARGS=--record writes it down
+	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -o python_files='bench_*.py' \
+		--benchmark-columns=min,median,rounds --benchmark-sort=name tests/microbench $(ARGS)
 
 check: lint test ## What must hold before a commit: lint and tests
 

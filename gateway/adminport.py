@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
-from gateway import __version__
+from gateway import __version__, leavers
 from gateway.admin import Admin, Health
 from gateway.broker import Broker
 from gateway.config import Config, is_loopback
-from gateway.console import Overview, Pages
+from gateway.console import Exits, Overview, Pages
 from gateway.console.stream import Streams
 from gateway.dead.api import DeadApi
 from gateway.errors import ConfigError
@@ -47,6 +47,7 @@ class AdminPort:
             *routes,
             *Pages().routes(),
             *self._overview.routes(),
+            *Exits(leavers.readers(config)).routes(),
             *DeadApi(broker, {name: config.sinks[name] for name in sinks}).routes(),
         ]
         self._admin = Admin(

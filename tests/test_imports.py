@@ -17,7 +17,7 @@ TIERS = {
     "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "notify", "ports", "tally", "tls", "tokens"},
     "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay", "dead", "console"},
-    "wiring": {"build", "destinations", "banner", "portfiles", "adminport", "reload", "allocator", "run", "cli", "__main__"},
+    "wiring": {"build", "destinations", "banner", "leavers", "portfiles", "adminport", "reload", "allocator", "run", "cli", "__main__"},
 }  # fmt: skip
 ORDER = list(TIERS)
 MAY_IMPORT_OWN_TIER = {"words", "pure", "wiring"}

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from gateway import __version__
+from gateway import __version__, leavers
 from gateway import run as wiring
 from gateway.cli import check as checking
 from gateway.cli import dead, journal, topology
@@ -27,9 +27,9 @@ from gateway.cli.common import (
 from gateway.cli.reload import reload
 from gateway.cli.schema import schema
 from gateway.cli.send import send
-from gateway.config import Config, MysqlSink, PostgresSink, SqliteSink, load
+from gateway.config import load
 from gateway.errors import ConfigError
-from gateway.exits import ExitsQuery, MemberExit
+from gateway.exits import ExitsQuery
 
 _PIPE_COLUMNS = 4096
 app = typer.Typer(
@@ -121,7 +121,7 @@ def exits(
             until_ms=time_ms("--until", until, now_ms),
             limit=limit,
         )
-        found = run_async(_read_exits(_database(loaded, sink), query))
+        found = run_async(leavers.read_exits(leavers.database(loaded, sink), query))
         if as_json:
             typer.echo(rendering.render_json(found))
         else:
@@ -139,36 +139,3 @@ def _run(path: ConfigOption, *, serves: bool, works: bool, only_sink: str | None
         if works and not serves and not config.sinks:
             raise ConfigError("sinks: none is configured, so there is nothing to work on")
         raise typer.Exit(wiring.run(config, read, serves=serves, works=works, only_sink=only_sink))
-
-
-def _database(config: Config, name: str | None) -> SqliteSink | PostgresSink | MysqlSink:
-    kinds = (SqliteSink, PostgresSink, MysqlSink)
-    found = {
-        key: sink for key, sink in config.sinks.items() if isinstance(sink, kinds) and sink.table is None
-    }
-    if name is not None and name not in found:
-        raise ConfigError(
-            f"--sink: {name!r} is no sqlite, postgres or mysql sink with a table of exits; there are:"
-            f" {', '.join(found) or 'none'}"
-        )
-    if not found:
-        raise ConfigError(
-            "sinks: exits are kept by a sink of kind sqlite, postgres or mysql without a table of your own,"
-            " and none is configured"
-        )
-    return found[name] if name is not None else next(iter(found.values()))
-
-
-async def _read_exits(sink: SqliteSink | PostgresSink | MysqlSink, query: ExitsQuery) -> list[MemberExit]:
-    # Why imported here: only this kind of sink needs the driver.
-    if isinstance(sink, SqliteSink):
-        from gateway.sinks.sqlite import read_exits as read_sqlite
-
-        return await read_sqlite(sink, query)
-    if isinstance(sink, MysqlSink):
-        from gateway.sinks.mysql import read_exits as read_mysql
-
-        return await read_mysql(sink, query)
-    from gateway.sinks.postgres import read_exits as read_postgres
-
-    return await read_postgres(sink, query)

@@ -4,7 +4,8 @@ It reads what the process counts anyway, and changes nothing itself: parked even
 APIs of their own.
 """
 
+from gateway.console.exits import Exits, ReadExits
 from gateway.console.overview import Overview
 from gateway.console.pages import Pages
 
-__all__ = ["Overview", "Pages"]
+__all__ = ["Exits", "Overview", "Pages", "ReadExits"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -93,3 +93,13 @@ def ports_of(config: Config) -> list[Port]:
     found = {"admin.port": admin.port, "admin.worker_port": admin.worker_port}
     token = admin.token.get_secret_value()
     return [Port(key, f"{host}:{port}", token) for key, port in found.items() if port]
+
+
+def nothing_runs(ports: Sequence[Port]) -> Unavailable:
+    """Return what to raise when none of *ports* answers."""
+    where = " or ".join(f"{port.address} ({port.key})" for port in ports) or "any port: both are 0"
+    return Unavailable(
+        "nothing_runs",
+        f"no gateway answers at {where}. Start it; or, when it was started with other ports than"
+        " the file has, send it SIGHUP and look into its log",
+    )

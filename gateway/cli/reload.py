@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli.admin_port import Port, ports_of
+from gateway.cli.admin_port import Port, nothing_runs, ports_of
 from gateway.cli.common import EXIT_CONFIG, EXIT_FAULT, ConfigOption, exit_codes, load_config, run_async
 from gateway.config import Config
 from gateway.errors import Unavailable
@@ -25,12 +25,7 @@ async def _reload(config: Config) -> int:
     ports = ports_of(config)
     codes = [code for port in ports if (code := await _one(port)) is not None]
     if not codes:
-        where = " or ".join(f"{port.address} ({port.key})" for port in ports) or "any port: both are 0"
-        raise Unavailable(
-            "nothing_runs",
-            f"no gateway answers at {where}. Start it; or, when it was started with other ports than"
-            " the file has, send it SIGHUP and look into its log",
-        )
+        raise nothing_runs(ports)
     return max(codes)
 
 

@@ -27,6 +27,7 @@ from gateway.logs import where
 from gateway.metrics import Metrics
 from gateway.normalise import malformed, normalise_or_keep
 from gateway.redact import Redaction
+from gateway.turns import give_way
 
 _log = logging.getLogger(__name__)
 _BATCH_BYTES = 4 * 1_048_576
@@ -115,9 +116,10 @@ class Forwarder:
                 stored = self._journal.read(sent, size, _BATCH_BYTES)
                 if not stored:
                     break
+                began_s = time.monotonic()
                 await self._send_or_settle(publisher, stored, sent)
                 sent = stored[-1].position
-                await asyncio.sleep(0)  # Why: accepting callbacks goes first when both want the processor
+                await give_way(time.monotonic() - began_s)
             if self._window:
                 await self._settle_oldest(sent)
             elif self._finish.is_set():
@@ -127,9 +129,8 @@ class Forwarder:
                 await self._wait_for_more(sent)
 
     async def _wait_for_more(self, sent: int) -> None:
-        """Return when something was stored; wakes up by itself, so that the end is noticed."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(0.25):
+            async with asyncio.timeout(0.25):  # Why: so that the end is noticed
                 await self._journal.wait_for(sent)
 
     async def _pause(self, delay_s: float) -> None:
@@ -160,8 +161,7 @@ class Forwarder:
         # Why away from the loop: a few large bodies would hold up every answer longer than the sender waits.
         read_bytes = sum(len(record.callback.body) for record in stored)
         events = await self._heavy.run(read_bytes, self._all_events, stored)
-        size = sum(len(event.body) for event in events)
-        self._sending_since_s = time.monotonic()
+        size, self._sending_since_s = sum(len(event.body) for event in events), time.monotonic()
         try:
             future = await publisher.send(events)
         finally:

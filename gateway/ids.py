@@ -26,7 +26,6 @@ so that the ids of one fact can be told without knowing when it was received."""
 _SEQUENCES = ("MsgSeq", "MsgKey", "MsgId", "MsgID", "MsgRandom", "Random")
 _text = json.encoder.encode_basestring_ascii
 """JSON of a string, as json.dumps writes it."""
-_LISTS = frozenset((Kind.ACCOUNTS, Kind.TEXTS, Kind.INTS, Kind.OBJECTS))
 # Two spellings of one field, lower case: bodies that differ only in these are the same fact.
 _SYNONYMS = {
     "togroupid": "groupid",
@@ -110,12 +109,15 @@ def _fact(body: Mapping[str, Any], paths: tuple[Path, ...]) -> tuple[str, ...] |
     parts = []
     for path in paths:
         value = value_at(body, path)
+        if type(value) is str and not path.is_list:
+            parts.append(_text(value.lower() if path.kind is Kind.ENUM else value))
+            continue
         one = lone(value)
         if one is None or one == "":
             if not path.is_optional:
                 return None
             parts.append("null")
-        elif path.kind in _LISTS or isinstance(one, list):
+        elif path.is_list or isinstance(one, list):
             items = value if isinstance(value, list) else [value]
             parts.append(_list_text(sorted(_account(item) for item in items)))
         elif isinstance(one, dict):

@@ -100,7 +100,12 @@ def accounts(value: Any) -> list[str]:
     found = []
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, dict):
-            item = next((inner for key, inner in item.items() if key.endswith("_Account")), None)
+            for key, inner in item.items():
+                if key.endswith("_Account"):
+                    item = inner
+                    break
+            else:
+                continue
         if isinstance(item, (str, int)) and not isinstance(item, bool) and item != "":
             found.append(str(item))
     return found

@@ -150,28 +150,36 @@ def _envelope(
     redaction: Redaction,
 ) -> Event:
     about = _plain(subject)
+    recorded = iso_time(callback.received_ms)
     attributes: dict[str, Any] = {
         "specversion": "1.0",
         "id": identity,
         "source": f"/tencent-im/{callback.app_id}",
         "type": event_type,
         "subject": about,
-        "time": iso_time(callback.received_ms if time_ms is None else time_ms),
+        "time": recorded if time_ms is None else iso_time(time_ms),
         "datacontenttype": "application/json",
         "dataschema": f"urn:im-gateway:event:{event_type}:1",
         "partitionkey": about,
         "position": position,
-        "recordedtime": iso_time(callback.received_ms),
+        "recordedtime": recorded,
         "appid": callback.app_id,
-        "command": _plain(command),
-        "phase": phase,
-        "timesource": timesource,
-        "clientip": _plain(redaction.attribute("clientip", params.get("clientip", ""))),
-        "platform": _plain(redaction.attribute("platform", params.get("optplatform", "").lower())),
-        "verified": callback.verified,
-        "data": data,
     }
-    attributes = {name: value for name, value in attributes.items() if value not in (None, "")}
+    if command:
+        attributes["command"] = _plain(command)
+    if phase:
+        attributes["phase"] = phase
+    attributes["timesource"] = timesource
+    clientip, platform = params.get("clientip", ""), params.get("optplatform", "").lower()
+    if redaction.is_active:
+        clientip = redaction.attribute("clientip", clientip)
+        platform = redaction.attribute("platform", platform)
+    if clientip:
+        attributes["clientip"] = _plain(clientip)
+    if platform:
+        attributes["platform"] = _plain(platform)
+    attributes["verified"] = callback.verified
+    attributes["data"] = data
     return Event(orjson.dumps(attributes), attributes)
 
 

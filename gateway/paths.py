@@ -10,6 +10,8 @@ from gateway.fields import name_of
 from gateway.names import lone, snake
 from gateway.places import Place
 
+_LISTS = (Kind.ACCOUNTS, Kind.TEXTS, Kind.INTS, Kind.OBJECTS)
+
 
 class Path(NamedTuple):
     """A path of a row, with the other spellings that the row knows."""
@@ -18,6 +20,8 @@ class Path(NamedTuple):
     """Wire names from the body down; the first way that leads somewhere counts."""
     kind: Kind | None
     """Of the field it leads to, None where the row does not describe it."""
+    is_list: bool
+    """What it leads to is a list, of accounts, texts, numbers or objects."""
     is_optional: bool
     place: Place
     """Where in ``data`` it stands."""
@@ -36,7 +40,7 @@ def resolve(row: Command, text: str) -> Path:
         fields = field.fields if field else ()
         kind = field.kind if field else None
         place += tuple(name_of(field).split(".")) if field else (snake(name),)
-    return Path(ways, kind, text.endswith("?"), place)
+    return Path(ways, kind, kind in _LISTS, text.endswith("?"), place)
 
 
 def value_at(body: Mapping[str, Any], path: Path) -> Any:

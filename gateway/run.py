@@ -47,6 +47,7 @@ def run(
     use, a journal in use.
     """
     allocator.give_back_what_is_freed()
+    allocator.look_for_cycles_at_leisure()
     reload = Reload(config, read, serves=serves, works=works)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Gateway(reload, only_sink).main())

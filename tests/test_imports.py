@@ -14,7 +14,7 @@ TIERS = {
         "backoff", "retries", "caution", "exits", "replies", "limits", "networks", "query", "rules",
         "waiting", "roles", "about", "content", "fields", "ids", "messages", "paths", "patterns", "places", "redact", "samples", "schema",
     },
-    "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy"},
+    "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy", "turns"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "notify", "ports", "tally", "tls", "tokens"},
     "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay", "dead", "console"},
     "wiring": {"build", "destinations", "banner", "leavers", "portfiles", "adminport", "reload", "allocator", "run", "cli", "__main__"},

@@ -11,12 +11,13 @@ from gateway import __version__, leavers
 from gateway.admin import Admin, Health
 from gateway.broker import Broker
 from gateway.config import Config, is_loopback
-from gateway.console import Exits, Overview, Pages
+from gateway.console import Events, Exits, Overview, Pages
 from gateway.console.stream import Streams
 from gateway.dead.api import DeadApi
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from gateway.ports import limit_connections, listen_on
+from gateway.recent import Recent
 
 _log = logging.getLogger(__name__)
 _CONNECTIONS = 64
@@ -35,9 +36,11 @@ class AdminPort:
         *,
         serves: bool,
         sinks: Sequence[str],
+        recent: Recent | None = None,
         routes: Sequence[web.AbstractRouteDef] = (),
     ) -> None:
-        """*sinks*: those that this process works for; *routes*: of what else can be asked."""
+        """*sinks*: those that this process works for; *recent*: the last events,
+        where it publishes; *routes*: of what else can be asked."""
         self._config = config.admin
         self._serves = serves
         streams = Streams()
@@ -48,6 +51,7 @@ class AdminPort:
             *Pages().routes(),
             *self._overview.routes(),
             *Exits(leavers.readers(config)).routes(),
+            *Events(recent, streams, shows_content=config.console.show_content).routes(),
             *DeadApi(broker, {name: config.sinks[name] for name in sinks}).routes(),
         ]
         self._admin = Admin(

@@ -26,6 +26,7 @@ from gateway.journal import Journal, Stored
 from gateway.logs import where
 from gateway.metrics import Metrics
 from gateway.normalise import malformed, normalise_or_keep
+from gateway.recent import Recent
 from gateway.redact import Redaction
 from gateway.turns import give_way
 
@@ -58,19 +59,19 @@ class Forwarder:
         config: BrokerConfig,
         metrics: Metrics,
         redactions: Mapping[str, Redaction] | None = None,
+        recent: Recent | None = None,
     ) -> None:
         self._journal = journal
         self._broker = broker
         self._config = config
         self._metrics = metrics
-        self._redactions = redactions or {}
+        self._redactions, self._recent = redactions or {}, recent or Recent()
         self._backoff = Backoff(config.reconnect_min_s, config.reconnect_max_s, random.random)
         self._window: deque[_Sent] = deque()
         self._unconfirmed = self._unconfirmed_bytes = 0
         self._sending_since_s: float | None = None
         self._finish = asyncio.Event()
-        self._fault, self._fault_since_s = "", 0.0
-        self._waited = 0
+        self._fault, self._fault_since_s, self._waited = "", 0.0, 0
         self._caution = Caution()
         self._heavy = Heavy("forwarder")
         metrics.publish_unconfirmed.set_function(lambda: self._unconfirmed)
@@ -166,6 +167,7 @@ class Forwarder:
             future = await publisher.send(events)
         finally:
             self._sending_since_s = None
+        self._recent.note([event.body for event in events], size)
         self._window.append(_Sent(stored[-1].position, len(events), size, future, time.monotonic()))
         self._unconfirmed += len(events)
         self._unconfirmed_bytes += size
@@ -222,8 +224,7 @@ class Forwarder:
             _log.error(
                 "The broker closes the channel whenever position %d is published (%s); it goes out as"
                 " im.malformed without its body and stays in the journal",
-                first,
-                fault.detail,
+                *(first, fault.detail),
             )
 
     def _note_fault(self, fault: Unavailable, delay_s: float) -> None:
@@ -237,8 +238,7 @@ class Forwarder:
         _log.warning(
             "The broker takes no events (%s); %d callbacks wait on disk, the oldest for %.0f s;"
             " next try in %.1f s",
-            fault,
-            self._journal.waiting,
+            *(fault, self._journal.waiting),
             0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000),
             delay_s,
         )

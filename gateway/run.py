@@ -27,6 +27,7 @@ from gateway.notify import Notify
 from gateway.portfiles import PortFiles
 from gateway.ports import listen_on, room_for_connections
 from gateway.receiver import Receiver
+from gateway.recent import Recent
 from gateway.reload import Port, Reload
 from gateway.sampler import Sampler
 from gateway.server import FrontServer
@@ -62,7 +63,7 @@ class Gateway:
         self._serves = reload.serves
         self._names = ([only_sink] if only_sink else list(config.sinks)) if reload.works else []
         self._sampled = self._names if not self._serves else list(config.sinks)
-        self._metrics = Metrics()
+        self._metrics, self._recent = Metrics(), Recent()
         self._journal: Journal | None = None
         self._forwarder: Forwarder | None = None
         self._server: FrontServer | None = None
@@ -90,7 +91,12 @@ class Gateway:
             if self._serves:
                 self._journal = Journal.open(self._config.journal, self._metrics)
                 self._forwarder = Forwarder(
-                    self._journal, broker, self._config.broker, self._metrics, self._reload.redactions
+                    self._journal,
+                    broker,
+                    self._config.broker,
+                    self._metrics,
+                    self._reload.redactions,
+                    self._recent,
                 )
                 self._start("forwarder", self._forwarder.run())
             for name in self._names:
@@ -143,6 +149,7 @@ class Gateway:
             *(self._config, self._metrics, self._health, broker),
             serves=self._serves,
             sinks=self._names,
+            recent=self._recent if self._serves else None,
             routes=self._reload.routes(),
         )
         self._start("console", port.run())

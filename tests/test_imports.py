@@ -12,9 +12,9 @@ TIERS = {
     "pure": {
         "callback", "event", "catalogue", "normalise", "names", "signature", "answer", "record", "topology",
         "backoff", "retries", "caution", "exits", "replies", "limits", "networks", "query", "rules",
-        "waiting", "roles", "about", "content", "fields", "ids", "messages", "paths", "patterns", "places", "redact", "samples", "schema",
+        "waiting", "veil", "roles", "about", "content", "fields", "ids", "messages", "paths", "patterns", "places", "redact", "samples", "schema",
     },
-    "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy", "turns"},
+    "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy", "turns", "recent"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "notify", "ports", "tally", "tls", "tokens"},
     "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay", "dead", "console"},
     "wiring": {"build", "destinations", "banner", "leavers", "portfiles", "adminport", "reload", "allocator", "run", "cli", "__main__"},

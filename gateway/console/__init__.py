@@ -4,8 +4,9 @@ It reads what the process counts anyway, and changes nothing itself: parked even
 APIs of their own.
 """
 
+from gateway.console.events import Events
 from gateway.console.exits import Exits, ReadExits
 from gateway.console.overview import Overview
 from gateway.console.pages import Pages
 
-__all__ = ["Exits", "Overview", "Pages", "ReadExits"]
+__all__ = ["Events", "Exits", "Overview", "Pages", "ReadExits"]

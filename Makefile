@@ -11,7 +11,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo -n)
 APT = $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz crash bench microbench check lint format-check ruff-check types format services dev lock clean
+.PHONY: help run test fuzz crash bench microbench check sbom secrets audit lint format-check ruff-check types format services dev lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,17 @@ types: dev
 format: dev ## Format the code, and fix what ruff can fix
 	@$(BIN)/ruff check --quiet --fix-only
 	@$(BIN)/ruff format
+
+sbom: dev ## What an installation consists of, in sbom.json (CycloneDX; without network)
+	@$(BIN)/python -m tests.hygiene.sbom $(or $(ARGS),sbom.json)
+
+secrets: dev ## Fail where a file under version control holds a secret
+	@$(BIN)/python -m tests.hygiene.secrets
+
+audit: ## Ask the advisory database for known faults of what is locked (needs the network)
+	@audit=$$(mktemp -d) && trap 'rm -rf "$$audit"' EXIT && $(PYTHON) -m venv "$$audit" && \
+	"$$audit/bin/pip" install --quiet --disable-pip-version-check pip-audit && \
+	"$$audit/bin/pip-audit" --strict --disable-pip --require-hashes -r requirements.lock $(ARGS)
 
 services: dev ## Install the servers that tests use (RabbitMQ, PostgreSQL, MariaDB, Redis, Prometheus), where apt-get may be used
 	@$(BIN)/python -m tests.services install || true # without them their tests skip; with CI=true they fail

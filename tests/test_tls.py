@@ -354,7 +354,7 @@ def test_faults_at_start_name_key_and_file(tmp_path, files):
     assert re.match(
         r"listen\.tls_key: .* is not the key of the first certificate in", fault_of(files, tls_key=other)
     )
-    other.write_text("-----BEGIN PRIVATE KEY-----\nrubbish\n-----END PRIVATE KEY-----\n")
+    other.write_text("-----BEGIN PRIVATE KEY-----\nrubbish\n-----END PRIVATE KEY-----\n")  # not a secret
     assert fault_of(files, tls_key=other).startswith(
         "listen.tls_cert, listen.tls_key: can't be used together"
     )

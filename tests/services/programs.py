@@ -32,4 +32,6 @@ class Program:
 
 PROMTOOL = Program("prometheus", "promtool")
 SYSTEMD_ANALYZE = Program("systemd", "systemd-analyze")
-PROGRAMS = (PROMTOOL, SYSTEMD_ANALYZE)
+NGINX = Program("nginx-light", "nginx")
+HAPROXY = Program("haproxy", "haproxy")
+PROGRAMS = (PROMTOOL, SYSTEMD_ANALYZE, NGINX, HAPROXY)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 from pathlib import Path
 
-from tests.bench import ingress, workers
+from tests.bench import chart, ingress, workers
 from tests.services import Postgres, RabbitMQ
 
 
@@ -19,6 +20,8 @@ def main() -> None:
     parser.add_argument("--part", choices=("ingress", "workers"), help="only this part")
     parser.add_argument("--events", type=int, default=40_000, help="that workers write in each round")
     parser.add_argument("--folder", type=Path, default=Path("var/bench"), help="where peers are installed")
+    parser.add_argument("--json", type=Path, help="write all results into this file")
+    parser.add_argument("--chart", type=Path, help="draw the callbacks a second into this PNG")
     given = parser.parse_args()
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -27,7 +30,13 @@ def main() -> None:
     rabbitmq = RabbitMQ()
     try:
         if given.part != "workers":
-            print(ingress.measure(rabbitmq, folder, given.rounds, given.seconds, given.only), flush=True)
+            results, said = ingress.measure(rabbitmq, folder, given.rounds, given.seconds, given.only)
+            print(said, flush=True)
+            if given.json:
+                machine = {"python": platform.python_version(), "cores": cores, "load": load}
+                given.json.write_text(json.dumps({**machine, "ingress": ingress.as_json(results)}, indent=1))
+            if given.chart:
+                print(chart.draw(results, folder, given.chart), flush=True)
         if given.part != "ingress":
             postgres = Postgres()
             try:

@@ -23,3 +23,13 @@ request = function()
     .. '[{"Member_Account":"jared"},{"Member_Account":"tommy"}],"EventTime":"' .. now .. string.format("%03d", number % 1000) .. '"}'
   return wrk.format(nil, path, nil, body)
 end
+
+-- With BENCH_DELAY_MS each connection waits so long between its callbacks: a rate instead of all that goes.
+local delay_ms = tonumber(os.getenv("BENCH_DELAY_MS") or "")
+if delay_ms then
+  delay = function() return math.random(0, 2 * delay_ms) end
+end
+
+done = function(summary, latency, requests)
+  io.write(string.format("p99.9 %dus\nslowest %dus\n", latency:percentile(99.9), latency.max))
+end

@@ -92,7 +92,8 @@ class Receiver(Tally):
     def judge(self, message: RawRequestMessage, remote: str) -> _Ticket | Answer:
         """Return what the head of a request says, or the answer where its body need not be read."""
         try:
-            peer = self._networks.caller(remote, message.headers.getall("X-Forwarded-For", ()))
+            forwarded = message.headers.getall("X-Forwarded-For", ()) if self._networks.trusted else ()
+            peer = self._networks.caller(remote, forwarded)
             head = self._judge_head(message)
             if isinstance(head, Probe):
                 return _PROBE
@@ -134,7 +135,8 @@ class Receiver(Tally):
     def _judge_head(self, message: RawRequestMessage) -> Head | Probe:
         """Return what the request's head says, and note how far a matching Sign's clock is from ours."""
         path, query = _target(message)
-        encoding = ", ".join(message.headers.getall("Content-Encoding", ()))
+        has_encoding = "Content-Encoding" in message.headers
+        encoding = ", ".join(message.headers.getall("Content-Encoding")) if has_encoding else ""
         now_ms = self._now_ms()
         try:
             head = decide_head(self.rules, message.method, path, query, encoding, now_ms)
@@ -238,4 +240,4 @@ def _target(message: RawRequestMessage) -> tuple[str, str]:
         target = target.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     path, _, query = target.partition("?")
     # Why decoded: /%7Eim and /~im are one path (RFC 3986, 6.2.2), and proxies write it as they like.
-    return unquote(path), query.partition("#")[0]
+    return unquote(path) if "%" in path else path, query.partition("#")[0]

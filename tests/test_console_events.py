@@ -132,7 +132,7 @@ async def test_a_flood_is_not_parsed_and_is_said(open_up, recent):
         recent.note([message(f"y{number}").body for number in range(250)], 0)
         told = await told_live(answer)
 
-    assert (len(told["events"]), told["came"], told["missed"]) == (100, 500, 50)
+    assert (len(told["events"]), told["came"], told["missed"]) == (200, 500, 50)
 
 
 async def test_a_process_that_publishes_nothing_says_so(open_up):

@@ -27,6 +27,7 @@ from gateway.cli.common import (
 from gateway.cli.reload import reload
 from gateway.cli.schema import schema
 from gateway.cli.send import send
+from gateway.cli.tap import tap
 from gateway.cli.top import top
 from gateway.config import load
 from gateway.errors import ConfigError
@@ -89,6 +90,7 @@ app.command()(reload)
 app.command()(schema)
 app.command()(send)
 app.command()(top)
+app.command()(tap)
 
 
 @app.command()

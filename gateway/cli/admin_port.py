@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from gateway.errors import Unavailable
 
 _CONNECT_S = 5.0
 _ANSWER_S = 60.0
+_SILENT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +33,42 @@ class Port:
     async def ask(self, method: str, path: str) -> Any:
         """Return what the API answers, parsed; None when nothing listens there.
 
-        Raises Unavailable("refused" | "no_token" | "no_gateway", …), the first with the API's own reason.
+        Raises Unavailable with the API's own reason, or no_token, no_gateway, no_answer.
         """
-        async with self._request(
-            method, path, aiohttp.ClientTimeout(_ANSWER_S, sock_connect=_CONNECT_S)
-        ) as answer:
+        timeout = aiohttp.ClientTimeout(_ANSWER_S, sock_connect=_CONNECT_S)
+        async with self._request(method, path, timeout) as answer:
+            return None if answer is None else await self._told(answer)
+
+    async def follow(self, path: str) -> AsyncGenerator[Any, None]:
+        """Yield the data of each server-sent event, parsed, until the other side ends; nothing without one.
+
+        Raises as ``ask`` does.
+        """
+        timeout = aiohttp.ClientTimeout(None, sock_connect=_CONNECT_S, sock_read=_SILENT_S)
+        async with self._request("GET", path, timeout) as answer:
             if answer is None:
-                return None
-            try:
-                told = orjson.loads(await answer.read())
-            except ValueError:
-                told = None
-            if answer.status == 401:
-                raise Unavailable("no_token", self._wrong_token())
-            if not isinstance(told, dict):
-                raise Unavailable(
-                    "no_gateway", f"{self.address} ({self.key}): what listens there is no gateway"
-                )
+                return
             if answer.status != 200:
-                raise Unavailable(str(told.get("error", "refused")), str(told.get("detail", "")))
-            return told
+                await self._told(answer)
+            rest = b""
+            # Why not by lines: one is longer than aiohttp reads at once.
+            async for part in answer.content.iter_any():
+                *whole, rest = (rest + part).split(b"\n\n")
+                for one in whole:
+                    yield orjson.loads(one.partition(b"\ndata: ")[2])
+
+    async def _told(self, answer: aiohttp.ClientResponse) -> dict[str, Any]:
+        if answer.status == 401:
+            raise Unavailable("no_token", self._wrong_token())
+        try:
+            told = orjson.loads(await answer.read())
+        except ValueError:
+            told = None
+        if not isinstance(told, dict):
+            raise Unavailable("no_gateway", f"{self.address} ({self.key}): what listens there is no gateway")
+        if answer.status != 200:
+            raise Unavailable(str(told.get("error", "refused")), str(told.get("detail", "")))
+        return told
 
     @asynccontextmanager
     async def _request(

@@ -117,7 +117,7 @@ class Events:
             new = recent.newest(seen)
             came, seen = recent.count - seen, recent.count
             likely = [one for one in new if wanted.may_be(one[1])]
-            events = _newest(wanted, likely[:_LOOKED_AT], _SHOWN)
+            events = _newest(wanted, likely[:_LOOKED_AT], _LOOKED_AT)
             # Neither shown nor looked at: too many in one second, or thrown out of the ring meanwhile.
             missed = came - len(new) + max(0, len(likely) - _LOOKED_AT)
             yield "events", {"events": events, "came": came, "missed": missed}

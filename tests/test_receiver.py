@@ -732,6 +732,7 @@ async def test_confirmed_answers_after_the_cursor(start):
     assert (late[0], json.loads(late[2])) == (503, refusal(503, "not_confirmed_yet"))
     assert (await in_time)[0] == 200
     assert len(await front.stored()) == 2
+    assert front.counts()[0] == 2
     assert value(front.metrics.answers_late) == 1
 
 

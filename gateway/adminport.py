@@ -43,7 +43,7 @@ class AdminPort:
         where it publishes; *routes*: of what else can be asked."""
         self._config = config.admin
         self._serves = serves
-        streams = Streams()
+        streams, works_for = Streams(), {name: config.sinks[name] for name in sinks}
         about = {"version": __version__, "serves": serves, "works": list(sinks), "sinks": list(config.sinks)}
         self._overview = Overview(metrics, health, about, config.console.silence_min * 60, streams)
         every = [
@@ -52,7 +52,7 @@ class AdminPort:
             *self._overview.routes(),
             *Exits(leavers.readers(config)).routes(),
             *Events(recent, streams, shows_content=config.console.show_content).routes(),
-            *DeadApi(broker, {name: config.sinks[name] for name in sinks}).routes(),
+            *DeadApi(broker, works_for, shows_content=config.console.show_content).routes(),
         ]
         self._admin = Admin(
             config.admin.token.get_secret_value(),

@@ -13,7 +13,7 @@ from gateway.console.stream import Streams
 from gateway.metrics import Metrics
 
 ACT = {ACTION_HEADER: "1"}
-PAGES = ["", "exits", "events", "login"]
+PAGES = ["", "exits", "events", "dead", "login"]
 
 
 class Clock:

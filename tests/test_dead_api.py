@@ -302,3 +302,19 @@ def test_in_a_running_gateway(tmp_path: Path) -> None:
     assert replayed["events"] == 0
     assert "exits: 0 parked" in said
     assert serving == 404
+
+
+async def test_what_people_wrote_is_hidden_where_it_is_to_be(aiohttp_client, embedded):
+    """console.show_content off: an event that is opened has its ids and no text; one that is no JSON, nothing."""
+    attributes = {"id": "t1", "source": "/tencent-im/14", "type": "im.group.message.sent", "appid": "14"}
+    data = {"from": "jared", "message": {"elements": [{"content": {"text": "see you"}}]}}
+    spoken = Event(json.dumps({**attributes, "data": data}).encode(), attributes)
+    broken = Event(b"see you", {**attributes, "id": "t2"})
+    await park(embedded, spoken, broken)
+    api = DeadApi(embedded, SINKS, shows_content=False)
+    client = await aiohttp_client(Admin("", Health, Metrics(), api.routes()).application())
+    shown = await (await client.get("/api/sinks/crm/dead/t1")).json()
+    whole = await (await client.get("/api/sinks/crm/dead/t2")).json()
+
+    assert shown["events"][0]["event"]["data"] == {"from": "jared", "message": {"elements": "(hidden)"}}
+    assert whole["events"][0]["body"] == "(hidden: 7 characters)"

@@ -19,7 +19,7 @@ from gateway.broker import Broker, Delivery
 from gateway.config import SinkBase
 from gateway.dead.choice import Choice
 from gateway.dead.mending import mended
-from gateway.dead.showing import fields, whole
+from gateway.dead.showing import fields, veiled_whole, whole
 from gateway.dead.work import Work
 from gateway.errors import Unavailable
 from gateway.exits import iso_to_ms
@@ -79,7 +79,9 @@ class Replay(Purge):
 class DeadApi:
     """The routes; one request works on the dead queue of one sink, and others are told so meanwhile."""
 
-    def __init__(self, broker: Broker, sinks: Mapping[str, SinkBase]) -> None:
+    def __init__(self, broker: Broker, sinks: Mapping[str, SinkBase], *, shows_content: bool = True) -> None:
+        """Without *shows_content* an event is shown without what people wrote."""
+        self._whole = whole if shows_content else veiled_whole
         self._broker = broker
         self._sinks = sinks
 
@@ -99,7 +101,7 @@ class DeadApi:
 
     async def _show(self, request: web.Request) -> web.Response:
         async with self._opened(request, Filter(id=request.match_info["id"])) as work:
-            events = [whole(delivery) async for delivery in work.look()]
+            events = [self._whole(delivery) async for delivery in work.look()]
         if not events:
             raise ApiError(404, "not_parked", _NOT_PARKED)
         return _json({"sink": _sink(request), "events": events})

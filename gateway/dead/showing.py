@@ -11,6 +11,7 @@ from gateway.broker import Delivery
 from gateway.dead.choice import app_of, group_of, parked_ms, reason_of, type_of
 from gateway.event import MAX_DEPTH, is_time, iso_time, json_text, one_line, parse_json
 from gateway.retries import HISTORY
+from gateway.veil import hidden, veiled
 
 _TOLD = frozenset(("reason", "parked_ms", "partitionkey", HISTORY))
 
@@ -39,6 +40,16 @@ def whole(delivery: Delivery) -> dict[str, Any]:
     history = str(delivery.headers.get(HISTORY, ""))
     failed = history.split("; ") if history else []
     return {**fields(delivery), "history": failed, "headers": more, **_content(delivery.body)}
+
+
+def veiled_whole(delivery: Delivery) -> dict[str, Any]:
+    """Return what ``whole`` does, without what people wrote."""
+    shown = whole(delivery)
+    if "event" in shown:
+        return {**shown, "event": veiled(parse_json(delivery.body, MAX_DEPTH + 2))}
+    return {
+        name: hidden(value) if name in ("body", "body_base64") else value for name, value in shown.items()
+    }
 
 
 def exported(delivery: Delivery) -> bytes:

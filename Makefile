@@ -65,7 +65,7 @@ audit: ## Ask the advisory database for known faults of what is locked (needs th
 	"$$audit/bin/pip" install --quiet --disable-pip-version-check pip-audit && \
 	"$$audit/bin/pip-audit" --strict --disable-pip --require-hashes -r requirements.lock $(ARGS)
 
-services: dev ## Install the servers that tests use (RabbitMQ, PostgreSQL, MariaDB, Redis, Prometheus), where apt-get may be used
+services: dev ## Install the servers that tests use (RabbitMQ, PostgreSQL, MariaDB, Redis, Prometheus, Chromium), where apt-get may be used
 	@$(BIN)/python -m tests.services install || true # without them their tests skip; with CI=true they fail
 
 dev: .venv/.dev-stamp

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
-from gateway import __version__, leavers
+from gateway import __version__, build, leavers
 from gateway.admin import Admin, Health
 from gateway.broker import Broker
 from gateway.config import Config, is_loopback
@@ -18,6 +19,8 @@ from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from gateway.ports import limit_connections, listen_on
 from gateway.recent import Recent
+from gateway.replay.api import JournalApi
+from gateway.rules import redactions_of
 
 _log = logging.getLogger(__name__)
 _CONNECTIONS = 64
@@ -46,12 +49,18 @@ class AdminPort:
         streams, works_for = Streams(), {name: config.sinks[name] for name in sinks}
         about = {"version": __version__, "serves": serves, "works": list(sinks), "sinks": list(config.sinks)}
         self._overview = Overview(metrics, health, about, config.console.silence_min * 60, streams)
+        self._journal = JournalApi(
+            [config.journal.dir] if serves else [],
+            *(build.topology_of(config), redactions_of(config), config.sinks),
+            lambda: build.make_broker(config, Metrics()),
+        )
         every = [
             *routes,
             *Pages().routes(),
             *self._overview.routes(),
             *Exits(leavers.readers(config)).routes(),
             *Events(recent, streams, shows_content=config.console.show_content).routes(),
+            *self._journal.routes(),
             *DeadApi(broker, works_for, shows_content=config.console.show_content).routes(),
         ]
         self._admin = Admin(
@@ -82,5 +91,7 @@ class AdminPort:
         return runner
 
     async def run(self) -> None:
-        """Keep the console's history until cancelled."""
-        await self._overview.run()
+        """Keep the console's history, and replay what is asked for, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._overview.run())
+            group.create_task(self._journal.run())

@@ -13,7 +13,7 @@ from gateway.console.stream import Streams
 from gateway.metrics import Metrics
 
 ACT = {ACTION_HEADER: "1"}
-PAGES = ["", "exits", "events", "dead", "login"]
+PAGES = ["", "exits", "events", "dead", "journal", "login"]
 
 
 class Clock:

@@ -7,7 +7,13 @@ from importlib import resources
 
 from aiohttp import web
 
-_PAGES = {"": "Overview", "exits": "Who left", "events": "Live events", "dead": "Dead letters"}
+_PAGES = {
+    "": "Overview",
+    "exits": "Who left",
+    "events": "Live events",
+    "dead": "Dead letters",
+    "journal": "Journal",
+}
 _LOGIN = "login"
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 # Why this strict: names of groups and texts of messages come from strangers. Nothing runs and nothing is

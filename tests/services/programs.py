@@ -32,6 +32,7 @@ class Program:
 
 PROMTOOL = Program("prometheus", "promtool")
 SYSTEMD_ANALYZE = Program("systemd", "systemd-analyze")
+CHROMIUM = Program("chromium", "chromium")
 NGINX = Program("nginx-light", "nginx")
 HAPROXY = Program("haproxy", "haproxy")
-PROGRAMS = (PROMTOOL, SYSTEMD_ANALYZE, NGINX, HAPROXY)
+PROGRAMS = (PROMTOOL, SYSTEMD_ANALYZE, NGINX, HAPROXY, CHROMIUM)

@@ -82,6 +82,12 @@ class Replay:
         for part in self._parts(_BATCH_EVENTS):
             self._note(part)
 
+    async def look(self) -> None:
+        """Do what ``count`` does, part by part, beside callbacks that come in."""
+        parts = self._parts(_BATCH_EVENTS)
+        while (part := await asyncio.to_thread(next, parts, None)) is not None:
+            self._note(part)
+
     async def run(self, broker: Broker, rate_per_s: float) -> None:
         """Publish everything, *rate_per_s* events a second (0: as fast as it goes), each batch confirmed.
 

@@ -15,7 +15,7 @@ def sign(token: str, request_time: str) -> str:
     return sha256((token + request_time).encode()).hexdigest()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
 def _expected(tokens: tuple[str, ...], request_time: str) -> tuple[bytes, ...]:
     # Why kept: all of an app's callbacks of one second have the same.
     return tuple(sign(token, request_time).encode() for token in tokens)

@@ -18,7 +18,9 @@ import pytest
 import trustme
 import uvloop
 
-from gateway.answer import REFUSALS
+from gateway.answer import LEGACY_OK, OK, REFUSALS
+from gateway.outcome import Answer, Outcome
+from gateway.server.wire import Wire
 from tests.callback_port import BODY, COMMAND, callback_port
 
 MARK = "STRANGER"
@@ -533,3 +535,13 @@ async def test_what_had_no_head_takes_no_time(tmp_path):
 
         assert port.value("gateway_requests_answered_total") == 2
         assert port.value("gateway_answer_seconds_count") == 0
+
+
+def test_answers_that_look_alike_are_made_once():
+    """A thousand apps cost no more than one: their answers differ only in whose they are."""
+    wire = Wire()
+    first, second = (Answer(200, OK, Outcome("stored", app_id)) for app_id in ("14", "15"))
+    other = Answer(200, LEGACY_OK, Outcome("stored", "14"))
+
+    assert wire.write(first, False, False, False) is wire.write(second, False, False, False)
+    assert wire.write(other, False, False, False).endswith(LEGACY_OK)

@@ -17,8 +17,8 @@ class Wire:
     def __init__(self) -> None:
         self._second = 0
         self._date = b""
-        self._made: dict[tuple[int, bool, bool, bool], tuple[Answer, bytes]] = {}
-        """By the answer's identity, which nothing else has as long as it stands here."""
+        self._made: dict[tuple[int, bytes, bytes, bool, bool, bool], bytes] = {}
+        """By all that they are made of: a thousand apps have an answer each, and all are the same."""
 
     def write(self, answer: Answer, is_old: bool, is_last: bool, is_head: bool) -> bytes:
         """Return *answer* for HTTP/1.0 (*is_old*) or 1.1, the last of its connection, without body (HEAD)."""
@@ -27,11 +27,11 @@ class Wire:
             self._second = second
             self._date = formatdate(second, usegmt=True).encode()
             self._made.clear()
-        key = (id(answer), is_old, is_last, is_head)
+        key = (answer.status, answer.body, answer.headers, is_old, is_last, is_head)
         made = self._made.get(key)
         if made is None:
-            made = self._made[key] = (answer, self._make(answer, is_old, is_last, is_head))
-        return made[1]
+            made = self._made[key] = self._make(answer, is_old, is_last, is_head)
+        return made
 
     def _make(self, answer: Answer, is_old: bool, is_last: bool, is_head: bool) -> bytes:
         # Each version has its own default for the connection, and says only what differs from that.

@@ -66,7 +66,7 @@ def publish_frames(
     return b"".join(frames)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16_384)
 def _method(channel: int, exchange: str, routing_key: str) -> bytes:
     payload = _BASIC_PUBLISH + _short(exchange) + _short(routing_key) + _MANDATORY
     return _frame_head(_METHOD, channel, len(payload)) + payload + _END

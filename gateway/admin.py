@@ -59,8 +59,13 @@ class Admin:
         view_token: str = "",
         is_local: bool = True,
         now_s: Callable[[], float] = time.time,
+        refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Take the *routes* of API and console. *is_local*: it listens where only this machine comes."""
+        """Take the *routes* of API and console. *is_local*: it listens where only this machine comes.
+
+        *refresh* is awaited before each answer: it brings *health* and *metrics* up to date.
+        """
+        self._refresh = refresh
         self._keys = Keys(token, view_token)
         self._routes = routes
         self._is_local = is_local
@@ -83,6 +88,8 @@ class Admin:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let through what may use the API, and answer in JSON what may not, or fails."""
+        if self._refresh is not None:
+            await self._refresh()
         if not request.path.startswith("/api/"):
             return await handler(request)
         try:
@@ -181,7 +188,7 @@ class Admin:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         return web.Response(
-            body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            body=generate_latest(self._metrics.shown), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
 

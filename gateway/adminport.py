@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
@@ -41,9 +41,11 @@ class AdminPort:
         sinks: Sequence[str],
         recent: Recent | None = None,
         routes: Sequence[web.AbstractRouteDef] = (),
+        refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """*sinks*: those that this process works for; *recent*: the last events,
-        where it publishes; *routes*: of what else can be asked."""
+        """*sinks*: those that this process works for; *recent*: the last events, where it publishes;
+        *routes*: of what else can be asked; *refresh* brings *metrics* and *health* up to date, where they
+        are not of this process."""
         self._config = config.admin
         self._serves = serves
         streams, works_for = Streams(), {name: config.sinks[name] for name in sinks}
@@ -70,6 +72,7 @@ class AdminPort:
             every,
             view_token=config.admin.view_token.get_secret_value(),
             is_local=is_loopback(config.admin.host),
+            refresh=refresh,
         )
 
     async def open(self) -> web.AppRunner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 from gateway import destinations, replies
 from gateway.broker import Broker
@@ -75,8 +76,11 @@ def check(config: Config, *, serves: bool = True) -> list[str]:
     return warnings
 
 
-def make_broker(config: Config, metrics: Metrics) -> Broker:
-    """Return the broker of *config*, not connected yet."""
+def make_broker(config: Config, metrics: Metrics, turns: Path | None = None) -> Broker:
+    """Return the broker of *config*, not connected yet.
+
+    *turns*: a file by which several processes of one gateway declare one after the other (RabbitMQ).
+    """
     topology = topology_of(config)
     path = config.broker.embedded_path
     # Why imported here: a process loads only the driver that it uses.
@@ -86,7 +90,7 @@ def make_broker(config: Config, metrics: Metrics) -> Broker:
         return Embedded(path, topology, metrics)
     from gateway.broker.rabbitmq import RabbitMQ
 
-    return RabbitMQ(config.broker, topology, metrics)
+    return RabbitMQ(config.broker, topology, metrics, turns)
 
 
 def make_sink(name: str, config: SinkBase) -> Sink:

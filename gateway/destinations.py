@@ -1,4 +1,4 @@
-"""What is wrong with sinks beside the rest of the configuration: files used twice, unknown apps, loops."""
+"""What is wrong with sinks and broker beside the rest: files used twice, unknown apps, loops."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def faults(config: Config) -> Iterator[str]:
     yield from _apps(config)
     yield from _loops(config)
     yield from _partitions(config)
+    if config.listen.processes > 1 and config.broker.embedded_path is not None:
+        yield (
+            "listen.processes: publishers of the embedded broker take turns, so more processes are no faster;"
+            " set 1, or use RabbitMQ (broker.url)"
+        )
 
 
 def _partitions(config: Config) -> Iterator[str]:

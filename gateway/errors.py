@@ -45,5 +45,9 @@ class ConfigError(Exception):
     """The configuration can't be used; the message has one line a fault, each with its full key path."""
 
 
+class FolderInUse(ConfigError):
+    """Another process has this folder at present."""
+
+
 class FatalError(Exception):
     """Going on could lose what was acknowledged: the process has to end."""

@@ -24,10 +24,10 @@ def where(error: BaseException | None) -> str:
     return f"{type(error).__name__} at {places or '?'}"
 
 
-def configure(config: Log) -> None:
+def configure(config: Log, process: str = "") -> None:
     """Send all logging through structlog; call once, before anything else runs.
 
-    ``auto`` is text on a terminal and one JSON object a line elsewhere.
+    ``auto`` is text on a terminal and one JSON object a line elsewhere. *process* is named in each line.
     """
     as_json = config.format == "json" or (config.format == "auto" and not sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -35,6 +35,8 @@ def configure(config: Log) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if process:
+        shared.append(lambda logger, method, line: {**line, "process": process})
     renderers: list[structlog.typing.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if as_json

@@ -61,11 +61,17 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
+        self.shown = self.registry
+        """What readers are shown: this, or one that adds up those of several parts or processes."""
         self._first = _First()
         self.registry.register(self._first)
         ProcessCollector(registry=self.registry)
         self.build_info = self._gauge("build_info", "1, with the release that runs.", ("version",))
         self.build_info.labels(__version__).set(1)
+        self.processes_up = self._gauge("processes_up", "Processes that take callbacks.")
+        self.process_restarts = self._counter(
+            "process_restarts", "Processes that ended and were started again (listen.processes)."
+        )
         self._requests()
         self._journal()
         self._publishing()

@@ -12,9 +12,10 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from gateway import allocator, build
+from gateway import allocator, build, ending
 from gateway.admin import Health
 from gateway.adminport import AdminPort
+from gateway.adoption import adoption_of
 from gateway.banner import banner
 from gateway.broker import Broker
 from gateway.config import Config, ServiceManager
@@ -25,7 +26,7 @@ from gateway.logs import where
 from gateway.metrics import Metrics
 from gateway.notify import Notify
 from gateway.portfiles import PortFiles
-from gateway.ports import listen_on, room_for_connections
+from gateway.ports import Https, listen_on, room_for_connections
 from gateway.receiver import Receiver
 from gateway.recent import Recent
 from gateway.reload import Port, Reload
@@ -36,7 +37,6 @@ from gateway.worker import Worker
 
 _log = logging.getLogger(__name__)
 _FINISH_S = 5.0
-_END_S = 15.0
 
 
 def run(
@@ -50,8 +50,14 @@ def run(
     allocator.give_back_what_is_freed()
     allocator.look_for_cycles_at_leisure()
     reload = Reload(config, read, serves=serves, works=works)
+    gateway: Gateway | Supervisor = Gateway(reload, only_sink)
+    if serves and config.listen.processes > 1:
+        # Why imported here: one process is to know nothing of this.
+        from gateway.processes.supervisor import Supervisor
+
+        gateway = Supervisor(config, read, works=works)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Gateway(reload, only_sink).main())
+        return runner.run(gateway.main())
 
 
 class Gateway:
@@ -77,19 +83,17 @@ class Gateway:
 
     async def main(self) -> int:
         """Start, wait for a signal or a fault, stop."""
-        for warning in build.check(self._config, serves=self._serves):
-            _log.warning("%s", warning)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._reload.ask)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        broker = build.make_broker(self._config, self._metrics)
+        broker = self._make_broker()
         admin: web.AppRunner | None = None
         front: web.ServerRunner | None = None
         code = 0
         try:
             if self._serves:
-                self._journal = Journal.open(self._config.journal, self._metrics)
+                self._journal = await self._open_journal()
                 self._forwarder = Forwarder(
                     self._journal,
                     broker,
@@ -99,6 +103,8 @@ class Gateway:
                     self._recent,
                 )
                 self._start("forwarder", self._forwarder.run())
+                if adoption := adoption_of(self._config, self._reload.redactions, broker, self._metrics):
+                    self._start("adoption", adoption.run())
             for name in self._names:
                 self._workers[name] = build.make_worker(name, self._config, broker, self._metrics)
                 self._start(f"worker {name}", self._workers[name].run())
@@ -106,22 +112,30 @@ class Gateway:
             admin = await self._start_admin(broker)
             front = await self._start_front()
             self._start("reload", self._reload.run())
-            port = int(front.addresses[0][1]) if front is not None else 0
-            said = banner(self._config, port, serves=self._serves, sinks=self._names, signed=self._signed)
-            print(said, flush=True)
+            self._announce(front)
             self._start("line to the service manager", self._notify.run())
             code = await self._wait_for_the_end()
         finally:
             await self._shut_down(front, broker, admin)
         return code
 
+    def _make_broker(self) -> Broker:
+        for warning in build.check(self._config, serves=self._serves):
+            _log.warning("%s", warning)
+        return build.make_broker(self._config, self._metrics)
+
+    async def _open_journal(self) -> Journal:
+        return Journal.open(self._config.journal, self._metrics)
+
+    def _announce(self, front: web.ServerRunner | None) -> None:
+        port = int(front.addresses[0][1]) if front is not None else 0
+        said = banner(self._config, port, serves=self._serves, sinks=self._names, signed=self._signed)
+        print(said, flush=True)
+
     def _sampler(self, broker: Broker) -> Sampler:
-        if self._journal is None or self._forwarder is None:
-            return Sampler(broker, self._sampled, self._metrics)
         forwarder = self._forwarder
-        return Sampler(
-            broker, self._sampled, self._metrics, self._journal, self._watch, lambda: forwarder.fault
-        )
+        fault = str if forwarder is None else lambda: forwarder.fault
+        return Sampler(broker, self._sampled, self._metrics, self._journal, self._watch, fault)
 
     def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         self._tasks[name] = asyncio.create_task(work, name=name)
@@ -140,11 +154,16 @@ class Gateway:
         self._metrics.connections_open.set_function(lambda: server.open_connections)
         runner = web.ServerRunner(server, shutdown_timeout=_FINISH_S)  # type: ignore[arg-type]
         await runner.setup()
-        await listen_on(runner, listen.host, listen.port, "listen.port", https=files.https(server))
+        await self._listen(runner, files.https(server))
+        self._metrics.processes_up.set(1)
         self._start("watch on files", files.watch())
         return runner
 
-    async def _start_admin(self, broker: Broker) -> web.AppRunner:
+    async def _listen(self, runner: web.ServerRunner, https: Https | None) -> None:
+        listen = self._config.listen
+        await listen_on(runner, listen.host, listen.port, "listen.port", https=https)
+
+    async def _start_admin(self, broker: Broker) -> web.AppRunner | None:
         port = AdminPort(
             *(self._config, self._metrics, self._health, broker),
             serves=self._serves,
@@ -186,7 +205,7 @@ class Gateway:
             self._forwarder.finish()
             _log.info("Stopping: waiting for the broker's confirms")
             await self._unless_now(asyncio.wait((self._tasks["forwarder"],), timeout=_FINISH_S))
-        await self._unless_now(self._end_tasks())
+        await self._unless_now(ending.cancel(self._tasks.values()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5 if self._stop_now.is_set() else _FINISH_S):
                 await broker.close()
@@ -198,14 +217,6 @@ class Gateway:
             _log.info("Stopped: the journal is closed, %d callbacks wait in it for the next start", waiting)
         if admin is not None:
             await admin.cleanup()
-
-    async def _end_tasks(self) -> None:
-        """Cancel all tasks until they have ended."""
-        # Why again and again: a driver that loses its connection in that moment may swallow a cancellation.
-        while left := [task for task in self._tasks.values() if not task.done()]:
-            for task in left:
-                task.cancel()
-            await asyncio.wait(left, timeout=_END_S)
 
     async def _drain(self, front: web.ServerRunner) -> None:
         assert self._server is not None
@@ -222,12 +233,7 @@ class Gateway:
 
     async def _unless_now(self, work: Coroutine[Any, Any, Any]) -> None:
         """Await *work*, or let it go when a second signal comes."""
-        task = asyncio.ensure_future(work)
-        now = asyncio.ensure_future(self._stop_now.wait())
-        await asyncio.wait((task, now), return_when=asyncio.FIRST_COMPLETED)
-        for one in (task, now):
-            one.cancel()
-        await asyncio.gather(task, now, return_exceptions=True)
+        await ending.unless(self._stop_now, work)
 
     def _on_signal(self) -> None:
         if self._stop.is_set():

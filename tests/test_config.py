@@ -382,7 +382,7 @@ def test_a_sink_named_like_a_kind_keeps_its_name_in_the_path(tmp_path):
         ("- 1", "top level must be a mapping"),
         ("a: 1\na: 2", "key 'a' is given twice"),
         ("listen: {", "not readable as YAML"),
-        ("listen: {processes: 2}", "listen.processes"),
+        ("listen: {processes: 65}", "listen.processes"),
     ],
 )
 def test_faults_name_path_and_what_is_allowed(tmp_path, text, expected):

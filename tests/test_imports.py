@@ -14,10 +14,10 @@ TIERS = {
         "backoff", "retries", "caution", "exits", "replies", "limits", "networks", "query", "rules",
         "waiting", "veil", "roles", "about", "content", "fields", "ids", "messages", "paths", "patterns", "places", "redact", "samples", "schema",
     },
-    "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy", "turns", "recent"},
+    "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy", "turns", "recent", "sums"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "notify", "ports", "tally", "tls", "tokens"},
     "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay", "dead", "console"},
-    "wiring": {"build", "destinations", "banner", "leavers", "portfiles", "adminport", "reload", "allocator", "run", "cli", "__main__"},
+    "wiring": {"adoption", "ending", "processes", "build", "destinations", "banner", "leavers", "portfiles", "adminport", "reload", "allocator", "run", "cli", "__main__"},
 }  # fmt: skip
 ORDER = list(TIERS)
 MAY_IMPORT_OWN_TIER = {"words", "pure", "wiring"}

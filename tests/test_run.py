@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway import run
+from gateway import ending
 from gateway.config import Config
 from gateway.errors import FatalError
 from gateway.reload import Reload
@@ -104,7 +104,7 @@ async def test_what_could_lose_callbacks_ends_the_process(config, part, fault, s
 
 async def test_a_task_that_swallows_a_cancellation_is_cancelled_again(monkeypatch):
     """A driver may turn our cancellation into an error of its own; the stop does not wait for ever."""
-    monkeypatch.setattr(run, "_END_S", 0.01)
+    monkeypatch.setattr(ending, "_END_S", 0.01)
     gateway = gateway_of(Config(apps={"14": {}}), serves=False, works=True)
     begun = asyncio.Event()
 
@@ -118,7 +118,7 @@ async def test_a_task_that_swallows_a_cancellation_is_cancelled_again(monkeypatc
     gateway._start("deaf", deaf())
     await begun.wait()
 
-    await asyncio.wait_for(gateway._end_tasks(), 10)
+    await asyncio.wait_for(ending.cancel(gateway._tasks.values()), 10)
     assert gateway._tasks["deaf"].done()
 
 

@@ -17,10 +17,11 @@ import aiohttp
 import pytest
 import trustme
 
-from gateway import build, ports
+from gateway import build
 from gateway.banner import banner
 from gateway.config import Config, Listen, load
 from gateway.errors import ConfigError
+from gateway.ports import door
 from gateway.tls import Tls
 from tests.callback_port import callback_port, signed
 from tests.gateway_process import Gateway, eventually
@@ -254,7 +255,7 @@ async def test_an_odd_server_name_is_no_word_for_the_log(tmp_path, files, author
 
 async def test_without_a_free_file_accepting_pauses(tmp_path, files, authority, monkeypatch, caplog):
     """The port goes on by itself when there are files again."""
-    monkeypatch.setattr(ports, "_PAUSE_S", 0.05)
+    monkeypatch.setattr(door, "_PAUSE_S", 0.05)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with callback_port(tmp_path, files.listen()) as port:
         with socket.socket() as caller:

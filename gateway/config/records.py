@@ -63,7 +63,7 @@ class Listen(Section):
     retry_after_s: Positive = 1
     before_when_full: Literal["refuse", "answer"] = "refuse"
     drain_s: Annotated[Number, Field(ge=0, le=3600)] = 10
-    processes: Annotated[Whole, Field(ge=1, le=1)] = 1
+    processes: Annotated[Whole, Field(ge=1, le=64)] = 1
 
     @model_validator(mode="after")
     def _whole_tls(self) -> Listen:
@@ -189,10 +189,12 @@ class Config(Section):
     def _room_for_bodies(self) -> Config:
         # Why: the journal calls itself full when one body does not fit; that has to mean nearly full.
         least_mb = -(-_BODIES_THAT_FIT * self.listen.max_body_bytes // 1_048_576)
-        if self.journal.max_mb < least_mb:
+        count = self.listen.processes
+        if self.journal.max_mb // count < least_mb:
+            each = "" if count == 1 else f" for each of {count} processes"
             raise ValueError(
                 f"journal.max_mb: {self.journal.max_mb} is less than {_BODIES_THAT_FIT} times"
-                f" listen.max_body_bytes; say {least_mb} at least, or take smaller bodies"
+                f" listen.max_body_bytes{each}; say {least_mb * count} at least, or take smaller bodies"
             )
         return self
 

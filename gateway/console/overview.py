@@ -55,7 +55,7 @@ class Overview:
 
     def figures(self) -> Figures:
         """Return the figures of now."""
-        return figures(self._metrics.registry.collect(), self._now_s())
+        return figures(self._metrics.shown.collect(), self._now_s())
 
     def told(self) -> dict[str, Any]:
         """Return what the page shows, the last hour aside."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from struct import Struct
 from zlib import crc32
 
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, FolderInUse
 from gateway.record import SALT_BYTES
 
 log = logging.getLogger(__name__)
@@ -224,7 +224,7 @@ class Lock:
         except BlockingIOError:
             pid = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
-            raise ConfigError(
+            raise FolderInUse(
                 f"journal.dir: {folder} is in use by another gateway process (pid {pid}); stop it, or give "
                 "this one a folder of its own"
             ) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiormq
 
@@ -24,6 +25,7 @@ from gateway.broker.rabbitmq.publish import ConfirmChannel, Message, Publisher, 
 from gateway.broker.rabbitmq.reading import Reader
 from gateway.broker.rabbitmq.refusals import Refusals
 from gateway.broker.rabbitmq.sharing import Sharing
+from gateway.broker.rabbitmq.turns import Turns
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
 from gateway.metrics import Metrics
@@ -35,7 +37,9 @@ _RESCUE_BATCH = 100
 class RabbitMQ:
     """See the protocol ``gateway.broker.Broker``."""
 
-    def __init__(self, config: BrokerConfig, topology: Topology, metrics: Metrics) -> None:
+    def __init__(
+        self, config: BrokerConfig, topology: Topology, metrics: Metrics, turns: Path | None = None
+    ) -> None:
         self._config = config
         self._topology = topology
         self._metrics = metrics
@@ -43,7 +47,7 @@ class RabbitMQ:
         self._consume_link = Link(config, "consume", metrics)
         self._most_bytes = config.max_prefetch_mb * 1_048_576
         self._locks = Locks(config, self._consume_link)
-        self._sharing = Sharing(topology)
+        self._sharing = Sharing(topology, Turns(turns))
         self._keeper = Keeper(config, topology, metrics, self._sharing)
         self._consumers = Consumers(
             self._consume_link, self._sharing.generations, self._publish_copy, metrics, self._most_bytes

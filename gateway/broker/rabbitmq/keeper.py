@@ -10,26 +10,25 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from gateway.backoff import Backoff
-from gateway.broker.rabbitmq import declare, management
+from gateway.broker.rabbitmq import declare, management, watched
 from gateway.broker.rabbitmq.deleted import Seen, Span, say_back, say_gone
 from gateway.broker.rabbitmq.link import Link
 from gateway.broker.rabbitmq.publish import Publisher
 from gateway.broker.rabbitmq.sharing import Sharing
+from gateway.broker.rabbitmq.watched import Key
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
 from gateway.logs import where
 from gateway.metrics import Metrics
-from gateway.topology import Binding, Queue, Topology
+from gateway.topology import Topology
 
 _log = logging.getLogger(__name__)
 LOOK_S = 1.0
 _ASK_AGAIN_S = 60.0
-Key = tuple[str, str]
-"""Kind and name: one object of ours."""
 Standing = Mapping[str, int | None]
 """Name → events that are ready in it; None: it is missing."""
 
@@ -49,10 +48,10 @@ class Keeper:
         self._sharing = sharing or Sharing(topology)
         self._deleted = metrics.topology_deleted
         self._seen: dict[Key, tuple[Seen, int]] = {}
-        """What stands, with when that was noted (Unix ms)."""
+        """What stands, by kind and name, with when that was noted (Unix ms)."""
         self._gone: dict[Key, tuple[Seen, int]] = {}
         """What was seen before and is missing, with when that was noticed (Unix ms)."""
-        self._publisher: Publisher | None = None
+        self._publishers: list[Publisher] = []
         self._publishes = False
         self._span = Span()
         self._ask_again_s = 0.0
@@ -76,25 +75,27 @@ class Keeper:
         self._sharing.is_feeding |= feeds
         if self._config.declare == "off":
             return
-        if self._seen:
-            await self._look(link)
-        if self._config.declare == "check":
-            began_ms = _now_ms()
-            await declare.check(link, self._topology)
-            self._note(dict.fromkeys(self._keys(), 0), began_ms)
-        else:
-            await self.apply(link)
-            if is_stream:
-                await self._sharing.spread(link)
+        async with self._turn():
+            if self._seen:
+                await self._look(link)
+            if self._config.declare == "check":
+                began_ms = _now_ms()
+                await declare.check(link, self._topology)
+                self._note(dict.fromkeys(watched.keys(self._topology), 0), began_ms)
+            else:
+                await self._apply(link)
+                if is_stream:
+                    await self._sharing.spread(link)
 
     @contextmanager
     def knowing(self, publisher: Publisher) -> Iterator[None]:
         """Take into account what *publisher*, which declared everything first, has under way."""
-        self._publisher, self._publishes = publisher, True
+        self._publishers.append(publisher)
+        self._publishes = True
         try:
             yield
         finally:
-            self._publisher = None
+            self._publishers.remove(publisher)
 
     async def keep(self, link: Link) -> None:
         """Look every second until cancelled; less often while nobody answers."""
@@ -103,13 +104,14 @@ class Keeper:
         while True:
             await asyncio.sleep(wait_s)
             if not self._gone:
-                self._span.turn("" if self._publisher is None else self._publisher.oldest)
+                self._span.turn(min((time for one in self._publishers if (time := one.oldest)), default=""))
             try:
-                await self._look(link)
-                # Why not by who only consumes: who publishes knows what was under way, and has to see this.
-                # While nobody publishes nothing goes past, and whoever begins to declares everything.
-                if self._gone and self._config.declare == "apply" and self._sharing.is_feeding:
-                    await self.apply(link)
+                async with self._turn():
+                    await self._look(link)
+                    # Why not by who only consumes: who publishes knows what was under way, and has to see
+                    # this. While nobody publishes nothing goes past, and whoever begins declares everything.
+                    if self._gone and self._config.declare == "apply" and self._sharing.is_feeding:
+                        await self._apply(link)
             except Unavailable as fault:
                 self._note_fault(fault)
                 wait_s = backoff.next_s()
@@ -120,15 +122,26 @@ class Keeper:
     async def apply(self, link: Link, *, feeds: bool = False) -> None:
         """Declare everything, whatever ``broker.declare`` says. Raises Unavailable."""
         self._sharing.is_feeding |= feeds
+        async with self._turn():
+            await self._apply(link)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Keep our other processes from declaring, and take in what they found. Raises Unavailable."""
+        async with self._sharing.turns.hold() as gone:
+            self._note(dict.fromkeys(gone), _now_ms(), is_told=True)
+            yield
+
+    async def _apply(self, link: Link) -> None:
         bindings = await self._sharing.prepare(link)
         began_ms = _now_ms()
-        held: AbstractAsyncContextManager[object] = nullcontext()
-        if self._publisher is not None and ("exchange", self._topology.events) in self._gone:
-            # Why: what is published once the exchange stands again and before all are bound goes past some.
-            held = self._publisher.lock
-        async with held:
+        async with AsyncExitStack() as held:
+            if ("exchange", self._topology.events) in self._gone:
+                # Why: what is published once it stands again and before all are bound goes past some.
+                for publisher in self._publishers:
+                    await held.enter_async_context(publisher.lock)
             await declare.apply(link, self._topology, bindings, self._sharing.unwanted())
-        self._note(dict.fromkeys(self._keys(), 0), began_ms)
+        self._note(dict.fromkeys(watched.keys(self._topology), 0), began_ms)
         self._fault = ""
 
     async def _look(self, link: Link) -> None:
@@ -145,7 +158,7 @@ class Keeper:
     async def _see(self, link: Link) -> None:
         began_ms = _now_ms()
         exchanges = await declare.standing(link, self._topology.exchanges())
-        queues = await declare.standing(link, self._queues())
+        queues = await declare.standing(link, watched.queues(self._topology))
         found = {("exchange", name): ready for name, ready in exchanges.items()}
         found |= {("queue", name): ready for name, ready in queues.items()}
         self._note(found, began_ms)
@@ -166,7 +179,7 @@ class Keeper:
         if found is None:
             return {}
         return {
-            _key(one): 0 if (one.destination, one.routing_key) in found else None
+            watched.key(one): 0 if (one.destination, one.routing_key) in found else None
             for one in ours
             if one.source == self._topology.events
         }
@@ -188,10 +201,11 @@ class Keeper:
                 self._ask_again_s = time.monotonic() + _ASK_AGAIN_S
             return None
 
-    def _note(self, found: Mapping[Key, int | None], began_ms: int) -> None:
+    def _note(self, found: Mapping[Key, int | None], began_ms: int, *, is_told: bool = False) -> None:
         """Take in what a look or a declaration that began at *began_ms* found; None: missing.
 
         Several may be under way, of workers that reconnect, so what others found since then is newer.
+        *is_told*: another process found it.
         """
         now_ms = _now_ms()
         gone, back = [], []
@@ -201,7 +215,9 @@ class Keeper:
                 if key in self._seen and self._seen[key][1] <= began_ms:
                     gone.append(self._seen.pop(key)[0])
                     self._gone[key] = (gone[-1], now_ms)
-                    self._deleted.labels(kind).inc()
+                    if not is_told:
+                        self._deleted.labels(kind).inc()
+                        self._sharing.turns.tell([key])
             elif key not in self._gone or self._gone[key][1] <= began_ms:
                 sink = self._sinks.get(name.split(" ")[0])
                 self._seen[key] = (Seen(kind, name, sink, began_ms, ready), now_ms)
@@ -216,22 +232,6 @@ class Keeper:
         if self._gone and fault.reason != self._fault:
             self._fault = fault.reason
             _log.error("What was deleted can't be declared again (%s: %s)", fault.reason, fault.detail)
-
-    def _keys(self) -> list[Key]:
-        keys = [("exchange", exchange.name) for exchange in self._topology.exchanges()]
-        keys += [("queue", queue.name) for queue in self._queues()]
-        events = self._topology.events
-        return keys + [_key(one) for one in self._topology.bindings() if one.source == events]
-
-    def _queues(self) -> list[Queue]:
-        """Return those on the way of events; dead and retry queues are declared when they are used."""
-        names = {self._topology.unrouted}
-        names.update(name for sink in self._topology.sinks for name in (*sink.queues, sink.workers))
-        return [queue for queue in self._topology.queues() if queue.name in names]
-
-
-def _key(binding: Binding) -> Key:
-    return ("binding", f"{binding.destination} {binding.routing_key}")
 
 
 def _now_ms() -> int:

@@ -9,14 +9,16 @@ from gateway.broker.rabbitmq import declare
 from gateway.broker.rabbitmq.generations import Generations
 from gateway.broker.rabbitmq.link import Link
 from gateway.broker.rabbitmq.plugin import HashPlugin
+from gateway.broker.rabbitmq.turns import Turns
 from gateway.topology import Binding, Exchange, Queue, Topology
 
 
 class Sharing:
     """One for all links of a broker."""
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, turns: Turns | None = None) -> None:
         self._topology = topology
+        self.turns = turns or Turns(None)
         self.generations = Generations(topology)
         self.plugin = HashPlugin(topology)
         self.is_feeding = False
@@ -38,7 +40,9 @@ class Sharing:
         """Spread keys over partitions as before, which RabbitMQ forgets when it is started again (3.10)."""
         connection = await link.get()
         if connection not in self._spread_by:
-            await declare.renew(link, [one for sink in self._topology.sinks for one in sink.spreading()])
+            # Why only the first: meanwhile keys lie elsewhere, and the others publish already.
+            if self.turns.is_first(connection):
+                await declare.renew(link, [one for sink in self._topology.sinks for one in sink.spreading()])
             self._spread_by.add(connection)
 
     def wanted(self, bindings: Iterable[Binding], new: Container[str] = ()) -> list[Binding]:

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gateway.cli.common import time_ms
+from gateway.adoption import numbers_in, share_of
+from gateway.cli.common import load_config, time_ms
 from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.event import iso_time
@@ -26,6 +28,12 @@ Command = Annotated[
     str | None, typer.Option(help="Only this command; * and ? stand for any text: 'Group.*'.")
 ]
 App = Annotated[str | None, typer.Option("--app", help="Only this app (SDKAppID).")]
+Process = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="The journal of this process; needed where listen.processes has made several of them."
+    ),
+]
 From = Annotated[int | None, typer.Option("--from", min=1, help="From this position on.")]
 To = Annotated[int | None, typer.Option("--to", min=1, help="Up to this position, itself included.")]
 
@@ -107,6 +115,23 @@ class Choice:
             f"The journal {keeps}; asked from {asked}. What came before is no longer kept"
             " (journal.retain_mb, journal.retain_h)."
         )
+
+
+def load(path: Path | None, process: int | None) -> Config:
+    """Return the configuration with the journal of *process* as ``journal.dir``; ConfigError if none."""
+    config = load_config(path)
+    folder = config.journal.dir
+    there = [1, *numbers_in(folder)]
+    if process is None and len(there) > 1:
+        raise ConfigError(
+            f"journal.dir: {folder} has the journals of several processes; name one of them:"
+            f" {', '.join(f'--process {number}' for number in there)}"
+        )
+    if process is not None and process not in there:
+        raise ConfigError(
+            f"--process {process}: {folder} has no journal of it; there are: {', '.join(map(str, there))}"
+        )
+    return share_of(config, process or 1)
 
 
 def opened(config: Config) -> JournalReader:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli.bar import bar
-from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config
+from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes
 from gateway.cli.journal import choosing, showing
 from gateway.cli.journal.choosing import Choice, opened, passed_over
 from gateway.cli.output import as_json, note, written
@@ -25,6 +25,7 @@ def export(
         ),
     ] = None,
     config: ConfigOption = None,
+    process: choosing.Process = None,
     since: choosing.Since = None,
     until: choosing.Until = None,
     command: choosing.Command = None,
@@ -42,7 +43,7 @@ def export(
     Exit code 1: callbacks in the range were damaged; the others were written.
     """
     with exit_codes():
-        loaded = load_config(config)
+        loaded = choosing.load(config, process)
         target = None if target == Path("-") else target
         choice = Choice.of(since, until, command, app_id, first, last)
         reader = opened(loaded)

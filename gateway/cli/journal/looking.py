@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli import output
-from gateway.cli.common import ConfigOption, exit_codes, load_config
+from gateway.cli.common import ConfigOption, exit_codes
 from gateway.cli.journal import choosing, showing
 from gateway.cli.journal.choosing import Choice, opened, passed_over
 from gateway.cli.journal.showing import MB
@@ -30,16 +30,17 @@ _READ_MAX_BYTES = 256 * MB
 """Waiting callbacks that ``stat`` reads to count holes; more take seconds, and ``verify`` does it."""
 
 
-def stat(config: ConfigOption = None, as_json: Json = False) -> None:
+def stat(config: ConfigOption = None, process: choosing.Process = None, as_json: Json = False) -> None:
     """Id, positions, what waits, sizes, and how much room is left."""
     with exit_codes():
-        loaded = load_config(config)
+        loaded = choosing.load(config, process)
         found = _stat(opened(loaded), loaded)
         typer.echo(output.as_json(found) if as_json else _render(found))
 
 
 def list_(
     config: ConfigOption = None,
+    process: choosing.Process = None,
     since: choosing.Since = None,
     until: choosing.Until = None,
     command: choosing.Command = None,
@@ -55,7 +56,7 @@ def list_(
 ) -> None:
     """One line a callback: position, time, app, command, bytes of its body, verified or not, peer."""
     with exit_codes():
-        reader = opened(load_config(config))
+        reader = opened(choosing.load(config, process))
         choice = Choice.of(since, until, command, app_id, first, last)
         if (first is not None or since is not None) and (said := choice.reach(reader)):
             note(said)
@@ -81,6 +82,7 @@ def list_(
 def show(
     place: Annotated[str, typer.Argument(metavar="POSITION", help="A number, or an event's `position`.")],
     config: ConfigOption = None,
+    process: choosing.Process = None,
     body: Annotated[bool, typer.Option("--body", help="Only the body, its exact bytes.")] = False,
     event: Annotated[
         bool, typer.Option("--event", help="Only its events, one a line, as published.")
@@ -91,7 +93,7 @@ def show(
     with exit_codes():
         if body + event + as_json > 1:
             raise ConfigError("--body, --event, --json: choose one")
-        loaded = load_config(config)
+        loaded = choosing.load(config, process)
         reader = opened(loaded)
         stored = _find(reader, place)
         if not event:

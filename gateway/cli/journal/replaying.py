@@ -14,7 +14,6 @@ from gateway.cli.common import (
     EXIT_INTERRUPTED,
     ConfigOption,
     exit_codes,
-    load_config,
     run_async,
 )
 from gateway.cli.journal import choosing
@@ -30,6 +29,7 @@ from gateway.rules import redactions_of
 
 def replay(
     config: ConfigOption = None,
+    process: choosing.Process = None,
     since: choosing.Since = None,
     until: choosing.Until = None,
     command: choosing.Command = None,
@@ -54,7 +54,7 @@ def replay(
     out: the gateway forwards it. Exit code 1: the broker took not all, or callbacks were damaged.
     """
     with exit_codes():
-        loaded = load_config(config)
+        loaded = choosing.load(config, process)
         choice = Choice.of(since, until, command, app_id, first, last)
         if choice.is_open:
             raise ConfigError(

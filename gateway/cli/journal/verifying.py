@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.bar import bar
-from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes, load_config
+from gateway.cli.common import EXIT_FAULT, ConfigOption, exit_codes
+from gateway.cli.journal import choosing
 from gateway.cli.journal.choosing import opened
 from gateway.cli.output import as_json, note
 from gateway.journal import Damage, JournalReader
@@ -16,6 +17,7 @@ from gateway.journal import Damage, JournalReader
 
 def verify(
     config: ConfigOption = None,
+    process: choosing.Process = None,
     json_lines: Annotated[
         bool, typer.Option("--json", help="One JSON object for each damage, then one for the whole.")
     ] = False,
@@ -26,7 +28,7 @@ def verify(
     and are no damage.
     """
     with exit_codes():
-        reader = opened(load_config(config))
+        reader = opened(choosing.load(config, process))
         damages, lost_inside, torn = _check(reader, json_lines=json_lines)
         found = {
             "id": reader.id,

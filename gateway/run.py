@@ -95,12 +95,8 @@ class Gateway:
             if self._serves:
                 self._journal = await self._open_journal()
                 self._forwarder = Forwarder(
-                    self._journal,
-                    broker,
-                    self._config.broker,
-                    self._metrics,
-                    self._reload.redactions,
-                    self._recent,
+                    *(self._journal, broker, self._config.broker, self._metrics),
+                    *(self._reload.redactions, self._recent),
                 )
                 self._start("forwarder", self._forwarder.run())
                 if adoption := adoption_of(self._config, self._reload.redactions, broker, self._metrics):
@@ -204,8 +200,8 @@ class Gateway:
         if self._forwarder is not None and "forwarder" in self._tasks:
             self._forwarder.finish()
             _log.info("Stopping: waiting for the broker's confirms")
-            await self._unless_now(asyncio.wait((self._tasks["forwarder"],), timeout=_FINISH_S))
-        await self._unless_now(ending.cancel(self._tasks.values()))
+            await ending.unless(self._stop_now, asyncio.wait((self._tasks["forwarder"],), timeout=_FINISH_S))
+        await ending.unless(self._stop_now, ending.cancel(self._tasks.values()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5 if self._stop_now.is_set() else _FINISH_S):
                 await broker.close()
@@ -227,13 +223,9 @@ class Gateway:
                 "Stopping: unready, answering for %g s more (listen.drain_s); a second signal stops at once",
                 drain_s,
             )
-            await self._unless_now(asyncio.sleep(drain_s))
+            await ending.unless(self._stop_now, asyncio.sleep(drain_s))
         _log.info("Stopping: no new connections, requests under way finish")
-        await self._unless_now(front.cleanup())
-
-    async def _unless_now(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Await *work*, or let it go when a second signal comes."""
-        await ending.unless(self._stop_now, work)
+        await ending.unless(self._stop_now, front.cleanup())
 
     def _on_signal(self) -> None:
         if self._stop.is_set():

@@ -26,6 +26,8 @@ from gateway.reload import Reload
 from gateway.run import Gateway
 
 EXIT_CONFIG = 2
+_MOST_EVENTS, _MOST_BYTES = 50, 256 * 1024
+"""Of events told at a time. Why few: it costs the same whether anybody looks or not."""
 _PREDECESSOR_S = 20.0
 """Longer than a child takes to stop whose supervisor was killed."""
 
@@ -39,6 +41,7 @@ class Child(Gateway):
         self._notify = Notify(ServiceManager())  # the supervisor speaks for all
         self._task = task
         self._words = words
+        self._told_events = 0
         self._listeners = [socket.socket(fileno=one) for one in task.listeners]
         if not task.samples:
             self._sampled = []
@@ -81,9 +84,21 @@ class Child(Gateway):
                 "number": number,
                 "causes": health.causes,
                 "notes": health.notes,
+                "events": self._new_events(),
                 "page": sums.packed(sums.page_of(self._metrics.shown)),
             },
         )
+
+    def _new_events(self) -> list[str]:
+        """Return the newest events since the last call, in order, for who looks at them in the console."""
+        found, size = [], 0
+        for _, body in self._recent.newest(self._told_events)[:_MOST_EVENTS]:
+            size += len(body)
+            if size > _MOST_BYTES:
+                break
+            found.append(body.decode("utf-8", "replace"))
+        self._told_events = self._recent.count
+        return found[::-1]
 
     def _make_broker(self) -> Broker:
         return build.make_broker(self._config, self._metrics, self._task.turns)
@@ -119,6 +134,7 @@ def main() -> int:
     assert isinstance(task, Task)
     logs.configure(task.config.log, task.name)
     allocator.give_back_what_is_freed()
+    allocator.look_for_cycles_at_leisure()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(task, int(sys.argv[-1])))

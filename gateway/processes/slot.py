@@ -23,6 +23,7 @@ from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from gateway.processes.task import MOST_BYTES, Task, Words, packed
+from gateway.recent import Recent
 
 _log = logging.getLogger(__name__)
 _FIRST_S, _MOST_S = 0.2, 30.0
@@ -35,7 +36,7 @@ _EXIT_CONFIG = 2
 class Slot:
     """One child at a time, the present one or its successor."""
 
-    def __init__(self, task: Task, metrics: Metrics, on_ready: Callable[[], None]) -> None:
+    def __init__(self, task: Task, metrics: Metrics, recent: Recent, on_ready: Callable[[], None]) -> None:
         self.task = task
         self.is_ready = False
         self.was_ready = False
@@ -46,6 +47,7 @@ class Slot:
         self.code: int | None = None
         """Exit code of the last child; negative: the signal that ended it."""
         self._metrics = metrics
+        self._recent = recent
         self._on_ready = on_ready
         self._backoff = Backoff(_FIRST_S, _MOST_S, random.random)
         self._process: asyncio.subprocess.Process | None = None
@@ -177,6 +179,8 @@ class Slot:
     def _take(self, told: dict[str, Any]) -> None:
         self._health = Health(told["causes"], told["notes"])
         self._page = sums.unpacked(told["page"])
+        if bodies := [one.encode() for one in told["events"]]:
+            self._recent.note(bodies, sum(map(len, bodies)))
         if (answer := self._asked.get(told["number"])) is not None and not answer.done():
             answer.set_result(None)
 

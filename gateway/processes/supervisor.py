@@ -25,6 +25,7 @@ from gateway.notify import Notify
 from gateway.ports import listening_sockets
 from gateway.processes.slot import Slot
 from gateway.processes.task import Task
+from gateway.recent import Recent
 from gateway.reload import Reload, Reloaded
 
 _log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Supervisor:
         self._works = works
         self._reload = _Reload(config, read, self._pass_on, works=works)
         self._notify = Notify(ServiceManager.of())
-        self._metrics = Metrics()
+        self._metrics, self._recent = Metrics(), Recent()
         self._metrics.shown = sums.summed(self._page)
         self._sockets: list[socket.socket] = []
         self._receivers: list[Slot] = []
@@ -71,6 +72,7 @@ class Supervisor:
             *(config, self._metrics, self._health, broker),
             serves=True,
             sinks=list(config.sinks) if self._works else [],
+            recent=self._recent,
             routes=self._reload.routes(),
             refresh=self._refresh,
         )
@@ -171,7 +173,8 @@ class Supervisor:
         turns = (config.journal.dir / TURNS).absolute()
 
         def make(name: str, its: Config, **more: Any) -> Slot:
-            return Slot(Task(name=name, config=its, turns=turns, **more), self._metrics, self._on_ready)
+            task = Task(name=name, config=its, turns=turns, **more)
+            return Slot(task, self._metrics, self._recent, self._on_ready)
 
         for number in range(1, count + 1):
             first = number == 1

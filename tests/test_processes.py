@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -37,6 +38,7 @@ def make(tmp_path, amqp_url):
             **sections.pop("broker", {}),
         }
         made.append(Gateway(tmp_path / str(len(made)), listen=listen, broker=broker, sinks=SINKS, **sections))
+        made[-1].broker_url = broker["url"]
         return made[-1]
 
     yield build
@@ -154,6 +156,28 @@ def test_a_killed_child_comes_back_and_nothing_is_lost(make, name):
     assert gateway.metrics()["gateway_process_restarts_total"] == 1
     assert f"Process {name} ended (SIGKILL)" in gateway.logs()
     assert gateway.stop(process) == 0
+
+
+def test_what_is_deleted_is_mended_once_and_each_says_what_to_replay(make, rabbitmq):
+    """Each process has events of its own under way, so each names its own range."""
+    gateway = make(broker={"management_url": rabbitmq.management_url})
+    gateway.start("serve")
+    post(gateway, range(64), connections=64)
+    eventually(lambda: gateway.metrics()["gateway_events_published_total"] == 64, "all published")
+    vhost = urlsplit(gateway.broker_url).path[1:]
+
+    rabbitmq.manage("DELETE", f"/api/queues/{vhost}/im.sink.audit")
+
+    lines = eventually(lambda: len(found := replays(gateway)) == 2 and found, "both to say it")
+    assert {line["process"] for line in lines} == {"receiver 1", "receiver 2"}
+    assert gateway.metrics()["gateway_topology_deleted_total{kind=queue}"] == 1
+    assert rabbitmq.ready(vhost, "im.sink.audit") == 0
+
+
+def replays(gateway):
+    """Return the lines of the log that say what has to be replayed, or that nothing has."""
+    lines = [json.loads(line) for line in gateway.logs().splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"].startswith("Sink audit")]
 
 
 def test_what_is_under_way_at_sigterm_is_answered(make):

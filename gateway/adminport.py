@@ -10,6 +10,7 @@ from aiohttp import web
 
 from gateway import __version__, build, leavers
 from gateway.admin import Admin, Health
+from gateway.adoption import journals_of, turns_of
 from gateway.broker import Broker
 from gateway.config import Config, is_loopback
 from gateway.console import Events, Exits, Overview, Pages
@@ -52,9 +53,9 @@ class AdminPort:
         about = {"version": __version__, "serves": serves, "works": list(sinks), "sinks": list(config.sinks)}
         self._overview = Overview(metrics, health, about, config.console.silence_min * 60, streams)
         self._journal = JournalApi(
-            [config.journal.dir] if serves else [],
+            journals_of(config) if serves else [],
             *(build.topology_of(config), redactions_of(config), config.sinks),
-            lambda: build.make_broker(config, Metrics()),
+            lambda: build.make_broker(config, Metrics(), turns_of(config)),
         )
         every = [
             *routes,

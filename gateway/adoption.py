@@ -24,6 +24,7 @@ from gateway.metrics import Metrics
 from gateway.redact import Redaction
 
 _log = logging.getLogger(__name__)
+_TURNS = "topology.lock"
 _TRY_S = 0.2
 _LOOK_S = 0.1
 _NAME = re.compile(r"process-([1-9][0-9]{0,3})")
@@ -53,6 +54,18 @@ def numbers_in(folder: Path) -> list[int]:
     """Return the processes whose journals stand in ``journal.dir``, the first one aside."""
     names = [_NAME.fullmatch(path.name) for path in folder.glob("process-*") if path.is_dir()]
     return sorted(number for name in names if name and (number := int(name[1])) > 1)
+
+
+def journals_of(config: Config) -> list[Path]:
+    """Return the journals of all processes, those that are no more included."""
+    mine = range(2, config.listen.processes + 1)
+    folder = config.journal.dir
+    return [folder, *(folder_of(folder, number) for number in sorted({*mine, *numbers_in(folder)}))]
+
+
+def turns_of(config: Config) -> Path | None:
+    """Return the file by which the processes declare one after the other; None for one alone."""
+    return config.journal.dir / _TURNS if config.listen.processes > 1 else None
 
 
 def left_over(config: Config) -> list[Path]:

@@ -115,13 +115,24 @@ def test_callbacks_are_spread_and_counted_as_one(make):
 
 
 def test_the_api_is_answered_by_the_supervisor(make):
-    """Parked events can be looked at on the one admin port."""
+    """Parked events, journals, events and overview of all processes, on the one admin port."""
     gateway = make()
     gateway.start("run")
 
-    page = urllib.request.urlopen(f"http://127.0.0.1:{gateway.admin_port}/api/sinks/audit/dead", timeout=20)
+    post(gateway, range(64), connections=64)
 
-    assert page.status == 200
+    assert gateway.get("/api/sinks/audit/dead")[0] == 200
+    journals = eventually(
+        lambda: len(found := told(gateway, "journal")["journals"]) == 2 and found, "journals"
+    )
+    assert sum(one["head"] for one in journals) == 64
+    assert min(one["head"] for one in journals) > 0
+    eventually(lambda: len(told(gateway, "events")["events"]) >= 2, "events of the console")
+    assert told(gateway, "overview")["now"]["requests"]["stored"] == 64
+
+
+def told(gateway, name):
+    return json.loads(gateway.get(f"/api/{name}")[1])
 
 
 @pytest.mark.parametrize("name", ["receiver 1", "receiver 2"])

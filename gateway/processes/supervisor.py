@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -16,7 +15,7 @@ from aiohttp import web
 from gateway import build, ending, sums
 from gateway.admin import Health
 from gateway.adminport import AdminPort
-from gateway.adoption import share_of
+from gateway.adoption import share_of, turns_of
 from gateway.banner import banner
 from gateway.config import Config, ServiceManager
 from gateway.errors import ConfigError
@@ -33,8 +32,6 @@ _LOOK_S = 1.0
 _PORT_S = 5.0
 _TRY_S = 0.1
 _KILL_S = 15.0
-TURNS = "topology.lock"
-"""In ``journal.dir``."""
 
 
 class Supervisor:
@@ -63,8 +60,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         self._sockets = await self._open_port()
-        turns = config.journal.dir / TURNS
-        with suppress(OSError):
+        turns = turns_of(config)
+        if turns is not None and turns.exists():
             os.truncate(turns, 0)
         # Why a broker here: the API looks at parked events, whatever becomes of the workers' process.
         broker = build.make_broker(config, Metrics(), turns)
@@ -170,10 +167,9 @@ class Supervisor:
     def _make_slots(self) -> None:
         config, count = self._config, self._config.listen.processes
         fds = tuple(one.fileno() for one in self._sockets)
-        turns = (config.journal.dir / TURNS).absolute()
 
         def make(name: str, its: Config, **more: Any) -> Slot:
-            task = Task(name=name, config=its, turns=turns, **more)
+            task = Task(name=name, config=its, turns=turns_of(config), **more)
             return Slot(task, self._metrics, self._recent, self._on_ready)
 
         for number in range(1, count + 1):

@@ -33,7 +33,7 @@ class Task:
     """It asks the broker for the depths of queues, which one is enough for."""
     listeners: tuple[int, ...]
     """Descriptors of the listening sockets."""
-    turns: Path
+    turns: Path | None
     """The file by which processes declare broker objects one after the other."""
 
 

@@ -11,7 +11,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo -n)
 APT = $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz crash bench microbench check sbom secrets audit lint format-check ruff-check types format services dev lock clean
+.PHONY: help run test fuzz crash bench microbench image check sbom secrets audit lint format-check ruff-check types format services dev lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,9 @@ bench: dev services ## How fast, beside peers (needs wrk; Node and mq-bridge whe
 microbench: dev ## What each stage of a callback costs, beside what was recorded; ARGS=--record writes it down
 	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -o python_files='bench_*.py' \
 		--benchmark-columns=min,median,rounds --benchmark-sort=name tests/microbench $(ARGS)
+
+image: dev ## Try the steps of the Dockerfile in a bare Debian root, and the gateway in it (root, debootstrap)
+	@$(BIN)/python -m tests.image $(ARGS)
 
 check: lint test ## What must hold before a commit: lint and tests
 

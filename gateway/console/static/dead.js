@@ -4,6 +4,7 @@ const LABELS = { reason: "Reason", type: "Type", group: "Group", app: "App" };
 let me = null;
 let sinks = [];
 let told = null;
+let fullest = null;
 
 function asked() {
   const given = new URLSearchParams(location.search);
@@ -14,7 +15,7 @@ function asked() {
 
 function sink() {
   const given = new URLSearchParams(location.search).get("sink");
-  return sinks.includes(given) ? given : sinks[0];
+  return sinks.includes(given) ? given : fullest;
 }
 
 function path(rest = "", of = sink()) {
@@ -138,6 +139,9 @@ async function load() {
 addEventListener("popstate", load);
 await attempt(async () => {
   me = await session();
-  sinks = (await api("/api/overview")).about.works;
+  const overview = await api("/api/overview");
+  sinks = overview.about.works;
+  const dead = (name) => (overview.now.sinks[name] || {}).dead || 0;
+  fullest = [...sinks].sort((one, other) => dead(other) - dead(one))[0];
 });
 if (me) await load();

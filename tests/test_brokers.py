@@ -513,7 +513,7 @@ async def test_a_replayed_event_may_be_another(world: World) -> None:
     await parked(world, broker, 3)
     async with broker.dead("all", "a test") as dead:
         page = await dead.page(2)
-        mended = replace(page[0], body=b"77", message_id="id-77", routing_key="im.user.offline.15")
+        mended = page[0]._replace(body=b"77", message_id="id-77", routing_key="im.user.offline.15")
         await dead.replay([mended])
         await dead.rewind()
         assert numbers(await dead.page(5)) == [1, 2]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from gateway.errors import Unavailable
 from gateway.event import Event
@@ -33,9 +34,13 @@ class Unconfirmed(Unavailable):
         self.failed = failed or {}
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+_NO_HEADERS: Mapping[str, str | int] = MappingProxyType({})
+
+
+class Delivery(NamedTuple):
     """One event taken from a queue and not settled yet."""
+
+    # Why a tuple: one is made an event, in a quarter of the time that a frozen dataclass takes.
 
     body: bytes
     attempt: int
@@ -44,7 +49,7 @@ class Delivery:
     """The broker's handle, valid for the consumer that took it."""
     message_id: str = ""
     routing_key: str = ""
-    headers: dict[str, str | int] = field(default_factory=dict)
+    headers: Mapping[str, str | int] = _NO_HEADERS
     """Our own headers: ``partitionkey``; ``history`` of what has failed (``retries``); on parked events
     ``reason`` and ``parked_ms`` (Unix milliseconds)."""
     type: str = ""

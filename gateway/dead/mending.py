@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from gateway.broker import Delivery
 from gateway.event import Event
@@ -50,8 +49,7 @@ def mended(delivery: Delivery, text: str, *, may_rename: bool = False) -> Delive
     key = event.attributes.get("partitionkey", "")
     if not isinstance(key, str):
         raise ValueError("partitionkey is no text")  # noqa: TRY004 - bad input is a bad value here
-    return replace(
-        delivery,
+    return delivery._replace(
         body=compact(text).encode(),
         message_id=event.id,
         type=event.type,

@@ -11,11 +11,11 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-import aiormq
-from aiormq.abc import DeliveredMessage
 from pamqp import commands as spec
 
 from gateway.broker import Delivery
+from gateway.broker.rabbitmq.arrival import Arrival
+from gateway.broker.rabbitmq.direct import DirectChannel
 from gateway.broker.rabbitmq.link import close_channel, lost
 from gateway.broker.rabbitmq.publish import PUBLISH_TAG, Message
 from gateway.broker.rabbitmq.unsettled import Unsettled
@@ -37,7 +37,7 @@ class Consumer:
 
     def __init__(
         self,
-        channel: aiormq.Channel,
+        channel: DirectChannel,
         sink: SinkTopology,
         publish_copy: PublishCopy,
         count_ready: Callable[[], Awaitable[int]],
@@ -75,7 +75,8 @@ class Consumer:
         self._prefetch = prefetch
         self._unsettled.most_done = prefetch // 2
         await self._channel.basic_qos(prefetch_count=prefetch)
-        await self._channel.basic_consume(self._queue, self._on_message)
+        self._channel.take = self._take
+        await self._channel.consume(self._queue)
 
     @property
     def waiting(self) -> int:
@@ -177,11 +178,11 @@ class Consumer:
         if self._lost is not None:
             raise Unavailable(self._lost.reason, self._lost.detail)
 
-    async def _on_message(self, message: DeliveredMessage) -> None:
+    def _take(self, arrival: Arrival) -> None:
         if self._lost is not None:
             return  # it goes back with the channel
-        is_routed = message.exchange not in ("", self._sink.exchange)
-        delivery = delivery_of(message, is_routed=is_routed)
+        is_routed = arrival.exchange not in ("", self._sink.exchange)
+        delivery = delivery_of(arrival, is_routed=is_routed)
         self._unsettled.add(delivery.tag, len(delivery.body))
         self.is_active = True
         if self._unsettled.bytes > self._most_bytes and len(self._unsettled) > 1:
@@ -210,22 +211,22 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def delivery_of(message: DeliveredMessage, *, is_routed: bool = False) -> Delivery:
-    """Return *message* as a Delivery; headers that are not ours (lists, tables, dates) are left out."""
-    raw = message.header.properties.headers or {}
-    headers: dict[str, str | int] = {
+def delivery_of(arrival: Arrival, *, is_routed: bool = False) -> Delivery:
+    """Return *arrival* as a Delivery; headers that are not ours are left out."""
+    properties = arrival.properties
+    headers = {
         name: value
-        for name, value in raw.items()
-        if isinstance(value, (str, int)) and not name.startswith("x-") and name != PUBLISH_TAG
+        for name, value in properties.headers.items()
+        if name != PUBLISH_TAG and not name.startswith("x-")
     }
     attempt = headers.pop(ATTEMPT, 1)
-    routing_key = headers.pop(ROUTING_KEY, None) or message.routing_key or ""
+    routing_key = headers.pop(ROUTING_KEY, None) or arrival.routing_key
     return Delivery(
-        body=message.body,
+        body=arrival.body,
         attempt=attempt if isinstance(attempt, int) and attempt > 0 else 1,
-        tag=message.delivery_tag or 0,
-        message_id=message.header.properties.message_id or "",
-        type=message.header.properties.message_type or "",
+        tag=arrival.tag,
+        message_id=properties.message_id,
+        type=properties.type,
         routing_key=str(routing_key),
         headers=headers,
         is_routed=is_routed,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 
 import aiormq
 
@@ -116,7 +115,7 @@ def copy_of(delivery: Delivery, exchange: str) -> Message:
         exchange=exchange,
         routing_key=delivery.routing_key,
         body=delivery.body,
-        headers=delivery.headers,
+        headers=dict(delivery.headers),
         message_id=delivery.message_id,
         type=delivery.type,
     )
@@ -125,7 +124,7 @@ def copy_of(delivery: Delivery, exchange: str) -> Message:
 def _fresh(delivery: Delivery) -> Delivery:
     """Return *delivery* without what says that it is parked; its history tells that it was."""
     headers = {name: value for name, value in delivery.headers.items() if name not in _OF_PARKED}
-    return replace(delivery, headers=headers)
+    return delivery._replace(headers=headers)
 
 
 def _in_use(sink: SinkTopology, holder: str) -> Unavailable:

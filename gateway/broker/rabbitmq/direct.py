@@ -1,21 +1,30 @@
-"""A channel that hands deliveries over at once: aiormq starts a task for each, a tenth of a worker's time."""
+"""A channel whose deliveries come past aiormq, which starts a task for each; see ``intake``."""
 
 from __future__ import annotations
 
 import aiormq
-from aiormq import exceptions as amqp
-from pamqp import commands as spec
-from pamqp.header import ContentHeader
+
+from gateway.broker.rabbitmq.arrival import Arrival
+from gateway.broker.rabbitmq.intake import Take
+
+
+def _ignore(_: Arrival) -> None:
+    """Take nothing: it goes back with its channel."""
 
 
 class DirectChannel(aiormq.Channel):
-    """For callbacks that only take note: while one runs, nothing else of the channel is read."""
+    """For one who only takes note: while *take* runs, nothing else of the connection is read."""
 
-    async def _on_deliver_frame(self, frame: spec.Basic.Deliver) -> None:
-        header = await self._get_frame()
-        if not isinstance(header, ContentHeader):
-            raise amqp.InvalidFrameError(header)
-        message = await self._read_content(frame, header)
-        take = self.consumers.get(frame.consumer_tag or "")
-        if take is not None:
-            await take(message)
+    take: Take = staticmethod(_ignore)
+
+    def deliver(self, arrival: Arrival) -> None:
+        """Give *arrival* to who takes it now."""
+        self.take(arrival)
+
+    async def consume(self, queue: str, consumer_tag: str | None = None) -> None:
+        """Ask for what stands in *queue*; it comes to *take*."""
+        await self.basic_consume(queue, _never, consumer_tag=consumer_tag)
+
+
+async def _never(_: object) -> None:
+    """Nothing comes this way."""

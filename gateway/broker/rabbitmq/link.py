@@ -18,7 +18,9 @@ from aiormq import exceptions as amqp
 from aiormq.connection import TransportFactory
 from yarl import URL
 
+from gateway.broker.rabbitmq.direct import DirectChannel
 from gateway.broker.rabbitmq.faults import explain, in_our_words
+from gateway.broker.rabbitmq.intake import Intake
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import Unavailable
 from gateway.metrics import Metrics
@@ -26,6 +28,7 @@ from gateway.metrics import Metrics
 _CLOSE_S = 5.0
 _MOST_CHANNELS = 2000  # Source: RabbitMQ allows 2047 a connection unless told otherwise
 T = TypeVar("T")
+Channel = TypeVar("Channel", bound=aiormq.Channel)
 
 
 class _Wire(TransportFactory):
@@ -33,12 +36,19 @@ class _Wire(TransportFactory):
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         self._context = context
+        self.intake: Intake | None = None
         self._writer: asyncio.StreamWriter | None = None
         self.is_cut = False
 
     async def create(self, url: URL, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, self._writer = await asyncio.open_connection(url.host, url.port, ssl=self._context)
-        return reader, self._writer
+        loop = asyncio.get_running_loop()
+        self.intake = intake = Intake(loop)
+        protocol = asyncio.StreamReaderProtocol(intake, loop=loop)
+        made = await loop.create_connection(
+            lambda: protocol, url.host or "", url.port or 0, ssl=self._context
+        )
+        self._writer = asyncio.StreamWriter(made[0], protocol, intake, loop)
+        return intake, self._writer
 
     def cut(self) -> None:
         """End it at once; nothing more is sent, not even what was written before."""
@@ -85,12 +95,13 @@ class Link:
             await self._drop()
             return await self._connect()
 
-    async def channel(self, make: type[aiormq.Channel], *, confirms: bool) -> aiormq.Channel:
+    async def channel(self, make: type[Channel], *, confirms: bool) -> Channel:
         """Open a channel of class *make*; Unavailable when the connection is lost meanwhile.
 
         Waits while the broker does not read the connection because of an alarm.
         """
         connection = await self.get()
+        intake = self._wire.intake
         closing = connection.closing
         try:
             await or_closed(connection.ready(), closing)
@@ -99,6 +110,9 @@ class Link:
         number = self._free_number(connection)
         channel = make(connection, number, publisher_confirms=confirms, on_return_raises=False)
         connection.channels[number] = channel
+        if isinstance(channel, DirectChannel) and intake is not None:
+            intake.open(number, channel.deliver)
+            channel.closing.add_done_callback(lambda _: intake.shut(number, channel.deliver))
         try:
             await self.guard(channel.open())
         except Unavailable as fault:

@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gateway.broker import Delivery
 from gateway.broker.rabbitmq.balance import surplus
@@ -95,7 +95,7 @@ class Partitions:
             part = self._parts[number]
             if part.consumer is not None and not part.is_leaving:
                 found = part.consumer.give(max_events - len(taken))
-                taken += [replace(one, tag=one.tag * len(self._parts) + number) for one in found]
+                taken += [one._replace(tag=one.tag * len(self._parts) + number) for one in found]
         # Why: otherwise the first queues would be read before the last ones for ever.
         self._next = (self._next + 1) % len(self._parts)
         return taken
@@ -104,19 +104,19 @@ class Partitions:
         by_part: dict[int, list[Delivery]] = {}
         for delivery in deliveries:
             tag, number = divmod(delivery.tag, len(self._parts))
-            by_part.setdefault(number, []).append(replace(delivery, tag=tag))
+            by_part.setdefault(number, []).append(delivery._replace(tag=tag))
         for number, theirs in by_part.items():
             await self._consumer(number).ack(theirs)
         self._settled.set()
 
     async def retry(self, delivery: Delivery, reason: str) -> None:
         tag, number = divmod(delivery.tag, len(self._parts))
-        await self._consumer(number).retry(replace(delivery, tag=tag), reason)
+        await self._consumer(number).retry(delivery._replace(tag=tag), reason)
         self._settled.set()
 
     async def park(self, delivery: Delivery, reason: str) -> None:
         tag, number = divmod(delivery.tag, len(self._parts))
-        await self._consumer(number).park(replace(delivery, tag=tag), reason)
+        await self._consumer(number).park(delivery._replace(tag=tag), reason)
         self._settled.set()
 
     async def close(self) -> None:

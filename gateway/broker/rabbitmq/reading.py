@@ -14,11 +14,12 @@ from functools import partial
 
 import aiormq
 import pamqp.frame
-from aiormq.abc import ChannelFrame, DeliveredMessage
+from aiormq.abc import ChannelFrame
 from pamqp import commands as spec
 
 from gateway.broker import Delivery
 from gateway.broker.rabbitmq import declare
+from gateway.broker.rabbitmq.arrival import Arrival
 from gateway.broker.rabbitmq.consume import delivery_of
 from gateway.broker.rabbitmq.direct import DirectChannel
 from gateway.broker.rabbitmq.link import Link, close_channel, lost, or_closed
@@ -48,7 +49,7 @@ class Reader:
         self._is_alone = is_alone
         self._others = 0  # consumers, at the opening
         self._connection: aiormq.abc.AbstractConnection | None = None
-        self._channel: aiormq.Channel | None = None
+        self._channel: DirectChannel | None = None
         self._closing: asyncio.Future[object] | None = None
         self._opened_s = 0.0
         self._windows = self._window = self._in_window = 0
@@ -159,9 +160,9 @@ class Reader:
         if self._connection not in (None, connection):
             raise Unavailable("connection_lost", "the connection was lost meanwhile")
         self._connection = connection
-        most = 0 if self._is_alone else None
-        found = await declare.without_readers(self._link, self._queue, most)
-        self._channel = await self._link.channel(DirectChannel, confirms=False)
+        found = await declare.without_readers(self._link, self._queue, 0 if self._is_alone else None)
+        self._channel = channel = await self._link.channel(DirectChannel, confirms=False)
+        channel.take = partial(self._take, channel)
         self._closing = self._channel.closing
         self._closing.add_done_callback(lambda _: self._arrived.set())
         self._channel.on_consumer_cancel_callbacks.add(self._on_cancel)
@@ -185,9 +186,8 @@ class Reader:
         self._window, self._in_window, self._has_removed = size, 0, False
         self._windows += 1
         await self._link.guard(channel.basic_qos(prefetch_count=size))
-        on_message = partial(self._on_message, channel)
         tag = f"{self._windows:04d}"  # Why so: their order as text is the order of what they hold
-        await self._link.guard(channel.basic_consume(self._queue, on_message, consumer_tag=tag))
+        await self._link.guard(channel.consume(self._queue, tag))
 
     async def _arrival(self) -> bool:
         """Return once something has come, if only a window's end; False: nothing stands there any more."""
@@ -221,7 +221,7 @@ class Reader:
             await asyncio.sleep(_LOOK_S)
         raise Unavailable("timeout", f"RabbitMQ does not tell what stands in {self._queue}")
 
-    def _open_channel(self) -> tuple[aiormq.Channel, asyncio.Future[object]]:
+    def _open_channel(self) -> tuple[DirectChannel, asyncio.Future[object]]:
         if self._channel is None or self._closing is None:
             raise Unavailable("closed", "the reader is closed")
         if self._closing.done():
@@ -230,17 +230,17 @@ class Reader:
             raise Unavailable("cancelled", f"RabbitMQ ended the consumer: was {self._queue} deleted?")
         return self._channel, self._closing
 
-    async def _on_message(self, channel: aiormq.Channel, message: DeliveredMessage) -> None:
+    def _take(self, channel: DirectChannel, arrival: Arrival) -> None:
         if channel is not self._channel:
             return  # it goes back with its channel
         self._arrived.set()
         self._in_window += 1
-        self._has_fresh |= not message.redelivered
+        self._has_fresh |= not arrival.is_redelivered
         if self._skip:
             self._skip -= 1
         elif not self._is_cut and len(self._buffer) < self.todo:
-            self._bytes += len(message.body)
-            self._buffer.append(delivery_of(message))
+            self._bytes += len(arrival.body)
+            self._buffer.append(delivery_of(arrival))
             if self._bytes > self._most_bytes and len(self._buffer) > 1:
                 self._is_cut = True
                 self._window_max = len(self._buffer) // 2

@@ -12,7 +12,8 @@ from compose_spec import PyCompose
 
 from gateway.build import check
 from gateway.config import load
-from tests.services.processes import ServerFailed
+from tests.gateway_process import Gateway, eventually
+from tests.services.processes import ServerFailed, free_ports
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = ROOT / "deploy/compose"
@@ -28,6 +29,17 @@ def compose():
 @pytest.fixture
 def prepared(tmp_path):
     """Return the folder of a copy in which prepare.sh has run."""
+    return prepare(tmp_path)
+
+
+@pytest.fixture
+def prepared_for_localhost(tmp_path, monkeypatch):
+    """The same, with a certificate for localhost."""
+    monkeypatch.setenv("RABBITMQ_NAME", "localhost")
+    return prepare(tmp_path)
+
+
+def prepare(tmp_path):
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets", ".env"))
@@ -166,3 +178,57 @@ def test_the_builder_gets_what_the_image_copies():
 
     assert passed == copied
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_prometheus_is_that_of_the_alerts():
+    """The compose file's Prometheus has the rules and the jobs that the alerts know, with the token's file."""
+    here = yaml.safe_load((COMPOSE / "prometheus.yml").read_text())
+    there = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+
+    assert here["rule_files"] == there["rule_files"]
+    assert [job["job_name"] for job in here["scrape_configs"]] == [
+        job["job_name"] for job in there["scrape_configs"]
+    ]
+    for job in here["scrape_configs"]:
+        assert job["authorization"]["credentials_file"] == "/etc/prometheus/im-gateway-token"
+
+
+def test_rabbitmq_with_tls_as_configured(prepared_for_localhost, rabbitmq, tmp_path):
+    """The real broker takes rabbitmq.conf, and a callback goes through it by TLS with the users of prepare.sh."""
+    folder = prepared_for_localhost
+    given, secrets = environment_of(folder), folder / "secrets"
+    (port,) = free_ports(1)
+    settings = dict(
+        line.split(" = ")
+        for line in (ROOT / "deploy/rabbitmq/rabbitmq.conf").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    for key, path in settings.items():
+        if path.startswith("/etc/rabbitmq/"):
+            name = Path(path).name
+            settings[key] = str(rabbitmq.keep(f"tls-{name}", (secrets / name).read_text()))
+    assert settings.pop("listeners.tcp") == "none"
+    assert settings.pop("listeners.ssl.default") == "5671"
+    settings["listeners.ssl.1"] = f"127.0.0.1:{port}"
+    gateway = Gateway(tmp_path / "gateway", sinks={"audit": {"kind": "jsonl", "path": "var/events.jsonl"}})
+
+    def become(role, declare):
+        url = f"amqps://im-{role}:{given[f'RABBITMQ_{role.upper()}_PASSWORD']}@localhost:{port}/im"
+        gateway.change(["broker"], {"url": url, "tls_ca": str(secrets / "ca.pem"), "declare": declare})
+
+    try:
+        rabbitmq.configure(**settings)
+        become("topology", "apply")
+        gateway.command("topology", "apply")
+        become("serve", "check")
+        gateway.start("serve")
+        become("work", "check")
+        gateway.start("work")
+        assert gateway.sender().post(1)
+        eventually(lambda: len(gateway.lines()) == 1, "the event")
+    finally:
+        gateway.close()
+        rabbitmq.configure()
+        for role in ("topology", "serve", "work", "operator"):
+            rabbitmq.manage("DELETE", f"/api/users/im-{role}")
+        rabbitmq.retire_vhost(rabbitmq.url + "im")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes what compose.yaml needs and nobody else should know, once: passwords (.env), a CA and RabbitMQ's certificate
 # (secrets/), RabbitMQ's users with the hashes of their passwords. What is there already stays. Needs openssl.
+# RABBITMQ_NAME: another name for the certificate than that of the service.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 umask 077
@@ -37,7 +38,7 @@ if [ ! -e secrets/rabbitmq.pem ]; then
         -addext keyUsage=critical,keyCertSign,cRLSign -keyout secrets/ca.key -out secrets/ca.pem 2>/dev/null
     openssl req -newkey rsa:3072 -nodes -subj '/CN=rabbitmq' -keyout secrets/rabbitmq.key -out secrets/rabbitmq.csr 2>/dev/null
     openssl x509 -req -in secrets/rabbitmq.csr -CA secrets/ca.pem -CAkey secrets/ca.key -CAcreateserial -days 825 \
-        -extfile <(printf 'subjectAltName=DNS:rabbitmq\nextendedKeyUsage=serverAuth\n') -out secrets/rabbitmq.pem 2>/dev/null
+        -extfile <(printf 'subjectAltName=DNS:%s\nextendedKeyUsage=serverAuth\n' "${RABBITMQ_NAME:-rabbitmq}") -out secrets/rabbitmq.pem 2>/dev/null
     rm secrets/rabbitmq.csr
 fi
 # Read inside the containers by users that are not the owner here; the folder itself is closed to others.

@@ -161,6 +161,10 @@ class RabbitMQ:
         """Return the answer of the management API; raises ServerFailed."""
         return management.request(self.management_port, method, path, body)
 
+    def keep(self, name: str, text: str) -> Path:
+        """Return the path of a new file in the node's folder that only the node can read."""
+        return self._processes.write(name, text, mode=0o600)
+
     def policy(self, vhost: str, name: str, pattern: str, definition: dict[str, object]) -> None:
         """Put an operator's policy in force for the queues whose names match *pattern*."""
         body = {"pattern": pattern, "definition": definition, "apply-to": "queues", "priority": 1}

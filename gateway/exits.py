@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 from gateway.event import Event, is_time
 
 EXIT_TYPE = "im.group.member.exited"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_MS = 86_400_000
 
 
-@dataclass(frozen=True, slots=True)
-class MemberExit:
+class MemberExit(NamedTuple):
     """One member of one exit event. ``(source, event_id, member_no)`` is unique."""
 
     source: str
@@ -56,18 +57,12 @@ def member_exits(event: Event) -> list[MemberExit]:
     if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
         raise ValueError("members is not a list of strings")
     time_ms = iso_to_ms(str(event.attributes["time"]))
+    source, event_id, app_id = event.source, event.id, event.app_id
+    group_id, group_type = str(data.get("group_id", "")), _text(data.get("group_type"))
+    operator, exit_type = _text(data.get("operator")), _text(data.get("exit_type"))
     return [
         MemberExit(
-            source=event.source,
-            event_id=event.id,
-            member_no=number,
-            app_id=event.app_id,
-            group_id=str(data.get("group_id", "")),
-            group_type=_text(data.get("group_type")),
-            member=member,
-            operator=_text(data.get("operator")),
-            exit_type=_text(data.get("exit_type")),
-            time_ms=time_ms,
+            source, event_id, number, app_id, group_id, group_type, member, operator, exit_type, time_ms
         )
         for number, member in enumerate(members)
     ]
@@ -81,7 +76,8 @@ def iso_to_ms(text: str) -> int:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    time_ms = (moment - _EPOCH) // timedelta(milliseconds=1)
+    since = moment - _EPOCH
+    time_ms = since.days * _DAY_MS + since.seconds * 1000 + since.microseconds // 1000
     if time_ms != 0 and not is_time(time_ms):
         raise ValueError("not between the years 1970 and 9999")
     return time_ms

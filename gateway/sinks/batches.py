@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -18,8 +17,7 @@ _EXIT_BYTES = 256
 Row = TypeVar("Row")
 
 
-@dataclass(frozen=True, slots=True)
-class Keyed(Generic[Row]):
+class Keyed(NamedTuple, Generic[Row]):
     """What one event becomes, and its places in the batch: more than one when it came twice."""
 
     row: Row

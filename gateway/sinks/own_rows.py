@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -36,8 +35,7 @@ NEWER = (
 """``is_newer`` in SQL: *old* and *new* are the versions of the row and of the event."""
 
 
-@dataclass(frozen=True, slots=True)
-class OwnRow:
+class OwnRow(NamedTuple):
     """One row: *key* as text, the values of all columns in their order, and the version."""
 
     key: tuple[str, ...]

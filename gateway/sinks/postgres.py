@@ -37,7 +37,7 @@ class _Form(Protocol):
         """Return what is to be written, in an order that all workers keep, and what can't be."""
         ...
 
-    def statement(self, rows: Sequence[Keyed[Any]]) -> tuple[str, list[list[object]]]:
+    def statement(self, rows: Sequence[Keyed[Any]]) -> tuple[str, list[Sequence[object]]]:
         """Return the one statement that writes *rows*, and its arguments."""
         ...
 
@@ -56,7 +56,7 @@ class EventTables:
         rows, failures = shape(events)
         return sorted_by_key(rows), failures
 
-    def statement(self, rows: Sequence[Keyed[EventRow]]) -> tuple[str, list[list[object]]]:
+    def statement(self, rows: Sequence[Keyed[EventRow]]) -> tuple[str, list[Sequence[object]]]:
         return self._insert, columns([keyed.row for keyed in rows])
 
 

@@ -32,30 +32,24 @@ _EVENT_COLUMNS = 10
 _EXIT_COLUMNS = 10
 
 
-def columns(rows: Sequence[EventRow]) -> list[list[object]]:
-    """Return the statement's arguments, one list a column."""
+def columns(rows: Sequence[EventRow]) -> list[Sequence[object]]:
+    """Return the statement's arguments, one sequence a column."""
     events = [
         (
             *(row.source, row.id, row.type, row.subject, moment(row.time_ms), moment(row.recorded_ms)),
-            *(
-                row.app_id,
-                row.partition_key,
-                row.position,
-                without_nul(json_text(row.body.encode())).decode(),
-            ),
+            *(row.app_id, row.partition_key, row.position, _as_jsonb(row.body)),
         )
         for row in rows
     ]
-    exits = [
-        (
-            *(one.source, one.event_id, one.member_no, one.app_id, one.group_id, one.group_type),
-            *(one.member, one.operator, one.exit_type, moment(one.time_ms)),
-        )
-        for row in rows
-        for one in row.exits
-    ]
+    exits = [(*one[:-1], moment(one.time_ms)) for row in rows for one in row.exits]
     return _transposed(events, _EVENT_COLUMNS) + _transposed(exits, _EXIT_COLUMNS)
 
 
-def _transposed(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:
-    return [[row[place] for row in rows] for place in range(width)]
+def _as_jsonb(body: str) -> str:
+    encoded = body.encode()
+    mended = without_nul(json_text(encoded))
+    return body if mended is encoded else mended.decode()
+
+
+def _transposed(rows: Sequence[Sequence[object]], width: int) -> list[Sequence[object]]:
+    return list(zip(*rows, strict=True)) or [()] * width

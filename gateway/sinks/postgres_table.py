@@ -66,9 +66,9 @@ class OwnTable:
         # Why away from the loop: expressions may take as long as it takes to read the events.
         return await self._heavy.run(sum(len(event.body) for event in events), self._mapping.shape, events)
 
-    def statement(self, rows: Sequence[Keyed[OwnRows]]) -> tuple[str, list[list[object]]]:
+    def statement(self, rows: Sequence[Keyed[OwnRows]]) -> tuple[str, list[Sequence[object]]]:
         own = newest(rows)
-        columns: list[list[object]] = [
+        columns: list[Sequence[object]] = [
             [row.values[place] for row in own] for place in range(len(self._mapping.columns))
         ]
         return self._sql, [*columns, [row.version for row in own]]

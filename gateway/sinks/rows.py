@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from gateway.errors import Poison
 from gateway.event import Event
@@ -23,8 +23,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
-class EventRow:
+class EventRow(NamedTuple):
     """One row of events and its rows of member exits."""
 
     source: str
@@ -62,6 +61,8 @@ def clip(text: str) -> str:
 
     The last character of a longer text becomes an ellipsis.
     """
+    if len(text) <= MAX_TEXT_CHARS and text.isprintable():
+        return text  # Why first: nearly all are, and neither NUL nor a surrogate is printable
     if len(text) > MAX_TEXT_CHARS:
         text = text[: MAX_TEXT_CHARS - 1] + "…"
     return clean(text)
@@ -121,14 +122,17 @@ def _row(event: Event) -> EventRow:
 
 
 def _clipped(one: MemberExit) -> MemberExit:
-    return replace(
-        one,
-        app_id=clip(one.app_id),
-        group_id=clip(one.group_id),
-        group_type=None if one.group_type is None else clip(one.group_type),
-        member=clip(one.member),
-        operator=None if one.operator is None else clip(one.operator),
-        exit_type=None if one.exit_type is None else clip(one.exit_type),
+    return MemberExit(
+        one.source,
+        one.event_id,
+        one.member_no,
+        clip(one.app_id),
+        clip(one.group_id),
+        None if one.group_type is None else clip(one.group_type),
+        clip(one.member),
+        None if one.operator is None else clip(one.operator),
+        None if one.exit_type is None else clip(one.exit_type),
+        one.time_ms,
     )
 
 

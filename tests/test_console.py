@@ -290,6 +290,31 @@ async def test_each_fault_has_its_level_and_words(client, metrics, clock, set_up
     assert said in found["causes"][0]["text"]
 
 
+@pytest.mark.parametrize(
+    ("earlier", "now", "seconds", "is_named"),
+    [
+        (200, 200, 120, True),
+        (200, 5000, 300, True),
+        (200, 199, 120, False),
+        (99, 5000, 120, False),
+        (200, 200, 60, False),
+    ],
+)
+async def test_a_queue_that_does_not_become_shorter_is_named(
+    client, metrics, overview, clock, earlier, now, seconds, is_named
+):
+    """A worker that is not running counts nothing: its queue tells."""
+    metrics.sink_waiting.labels("crm").set(earlier)
+    overview._history.note(overview.figures())
+    clock.now_s += seconds
+    metrics.sink_waiting.labels("crm").set(now)
+    found = await told(client)
+
+    assert [one["text"].startswith(f"{now:,} events wait for sink crm") for one in found["causes"]] == [
+        True
+    ] * is_named
+
+
 async def test_figures_are_counts(client, metrics):
     """What several processes tell can be added up: counts, and buckets instead of quantiles."""
     metrics.requests_answered.inc(3)
@@ -322,6 +347,20 @@ async def test_only_so_many_follow(client):
     assert (refused.status, (await refused.json())["error"]) == (503, "too_many_viewers")
     for one in streams:
         one.close()
+
+
+async def test_many_pages_cost_one(client, metrics, clock):
+    """Figures are collected once a second at most, however many ask, and also after a clock was set back."""
+    first = await told(client)
+    metrics.requests_probes.inc()
+    same = await told(client)
+    clock.now_s += 1
+    later = await told(client)
+    metrics.requests_probes.inc()
+    clock.now_s -= 3600
+    back = await told(client)
+
+    assert [one["now"]["requests"]["probes"] for one in (first, same, later, back)] == [0, 0, 1, 2]
 
 
 def test_the_history_is_bounded():

@@ -21,6 +21,7 @@ from gateway.metrics import Metrics
 _MINUTE_S = 60.0
 _WINDOW_S = 300.0
 _LIVE_S = 2.0
+_FRESH_S = 1.0
 
 
 class Overview:
@@ -43,6 +44,7 @@ class Overview:
         self._streams = streams
         self._now_s = now_s
         self._history = History()
+        self._kept: Figures | None = None
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
         return [web.get("/api/overview", self._whole), web.get("/api/overview/live", self._live)]
@@ -54,8 +56,12 @@ class Overview:
             await asyncio.sleep(EVERY_S)
 
     def figures(self) -> Figures:
-        """Return the figures of now."""
-        return figures(self._metrics.shown.collect(), self._now_s())
+        """Return the figures of now, or of less than a second ago."""
+        now_s = self._now_s()
+        # Why kept: collecting takes some 4 ms, and callbacks wait meanwhile; many pages may ask.
+        if self._kept is None or not 0 <= now_s - self._kept["at_s"] < _FRESH_S:
+            self._kept = figures(self._metrics.shown.collect(), now_s)
+        return self._kept
 
     def told(self) -> dict[str, Any]:
         """Return what the page shows, the last hour aside."""

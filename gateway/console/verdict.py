@@ -10,6 +10,8 @@ from gateway.console.figures import Figures
 LEVELS = ("green", "amber", "red")
 _SKEW_S = 30.0
 _CERTIFICATE_S = 7 * 86_400.0
+_LONG_S = 120.0
+_MANY = 100
 _REFUSED = {
     "bad_signature": "their Sign matches no token of the app: compare apps.<id>.tokens with Tencent's",
     "no_signature": "they carry no Sign though the app has tokens: turn on authentication at Tencent",
@@ -51,7 +53,13 @@ def causes_of(
     """
     found = [Cause("red", _sentence(one)) for one in unready]
     found += [Cause("amber", _sentence(one)) for one in notes]
-    for part in (_refused(now, before), _apps(now, silence_s), _sinks(now), _others(now)):
+    for part in (
+        _refused(now, before),
+        _apps(now, silence_s),
+        _sinks(now),
+        _waiting(now, before),
+        _others(now),
+    ):
         found += part
     return sorted(found, key=lambda one: -LEVELS.index(one.level))
 
@@ -100,6 +108,21 @@ def _sinks(now: Figures) -> Iterator[Cause]:
                 "amber",
                 f"{one['dead']:,.0f} events of sink {name} are parked: look why, then replay or discard.",
                 "dead",
+            )
+
+
+def _waiting(now: Figures, before: Figures | None) -> Iterator[Cause]:
+    """Name queues that do not become shorter: a worker that is not there counts nothing itself."""
+    if before is None or now["at_s"] - before["at_s"] < _LONG_S:
+        return
+    for name, one in now["sinks"].items():
+        waiting, earlier = one.get("waiting", 0), before["sinks"].get(name, {}).get("waiting", 0)
+        if waiting >= earlier >= _MANY:
+            minutes = round((now["at_s"] - before["at_s"]) / 60)
+            yield Cause(
+                "amber",
+                f"{waiting:,.0f} events wait for sink {name}, no fewer than {minutes} min ago: is its worker"
+                " running, and does the sink take events?",
             )
 
 

@@ -76,7 +76,7 @@ dev: .venv/.dev-stamp
 lock: ## Write both locks from pyproject.toml; ARGS=--upgrade takes newer versions
 	@uv=$$(mktemp -d) && trap 'rm -rf "$$uv"' EXIT && $(PYTHON) -m venv "$$uv" && \
 	"$$uv/bin/pip" install --quiet --disable-pip-version-check uv && \
-	"$$uv/bin/uv" $(UV_COMPILE) $(ARGS) --extra mysql --extra postgres --extra redis --extra build pyproject.toml -o requirements.lock && \
+	"$$uv/bin/uv" $(UV_COMPILE) $(ARGS) --extra mysql --extra otel --extra postgres --extra redis --extra build pyproject.toml -o requirements.lock && \
 	"$$uv/bin/uv" $(UV_COMPILE) $(ARGS) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean: ## Remove .venv and all caches; data under var/ stays

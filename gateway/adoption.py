@@ -15,7 +15,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from gateway import config, sums
-from gateway.broker import Broker
+from gateway.broker import Publishing
 from gateway.config import Config
 from gateway.errors import ConfigError, FolderInUse
 from gateway.forwarder import Forwarder
@@ -91,7 +91,7 @@ class Adoption:
     """Forwards journals, one after the other, each until nothing waits in it."""
 
     def __init__(
-        self, config: Config, folders: Sequence[Path], redactions: Mapping[str, Redaction], broker: Broker
+        self, config: Config, folders: Sequence[Path], redactions: Mapping[str, Redaction], broker: Publishing
     ) -> None:
         self._config = config
         self._redactions = redactions
@@ -150,7 +150,7 @@ class Adoption:
 
 
 def adoption_of(
-    config: Config, redactions: Mapping[str, Redaction], broker: Broker, metrics: Metrics
+    config: Config, redactions: Mapping[str, Redaction], broker: Publishing, metrics: Metrics
 ) -> Adoption | None:
     """Return who forwards journals of processes that are no more; None without any.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway import destinations, replies
 from gateway.broker import Broker
@@ -31,7 +32,12 @@ from gateway.sinks import Sink
 from gateway.sinks.transform import Transformed
 from gateway.tls import Tls, make_context
 from gateway.tokens import TokenFiles
+from gateway.tracing import faults as tracing_faults
+from gateway.tracing import make_traced
 from gateway.worker import Worker
+
+if TYPE_CHECKING:
+    from gateway.spans import Spans
 
 __all__ = ["check", "make_broker", "make_sink", "topology_of"]
 _SHORT_TOKEN = 16
@@ -65,6 +71,7 @@ def check(config: Config, *, serves: bool = True) -> list[str]:
         faults.append(f"listen.port: {config.listen.port} is an admin port too; choose another")
     faults += destinations.faults(config)
     faults += _answer_faults(config)
+    faults += tracing_faults(config)
     tokens: dict[str, tuple[str, ...]] = {}
     if serves:
         faults += _port_faults(config, tokens)
@@ -89,8 +96,10 @@ def make_broker(config: Config, metrics: Metrics, turns: Path | None = None) -> 
 
         return Embedded(path, topology, metrics)
     from gateway.broker.rabbitmq import RabbitMQ
+    from gateway.broker.rabbitmq.events import headers_of, traced_headers_of
 
-    return RabbitMQ(config.broker, topology, metrics, turns)
+    headers = traced_headers_of if config.tracing.otlp_url else headers_of
+    return RabbitMQ(config.broker, topology, metrics, turns, headers)
 
 
 def make_sink(name: str, config: SinkBase) -> Sink:
@@ -120,12 +129,14 @@ def _shaped(sink: Sink, name: str, config: SinkBase) -> Sink:
     return sink if config.transform is None else Transformed(sink, config.transform, name)
 
 
-def make_worker(name: str, config: Config, broker: Broker, metrics: Metrics) -> Worker:
+def make_worker(
+    name: str, config: Config, broker: Broker, metrics: Metrics, spans: Spans | None = None
+) -> Worker:
     """Return the worker of the sink *name*, with an instance of the sink for each of its lanes."""
     sink = config.sinks[name]
     names = topology_of(config).sink(name)
     takes = None if "#" in names.patterns else names.takes
-    sinks = make_sinks(name, sink, sink.concurrency)
+    sinks = make_traced(make_sinks(name, sink, sink.concurrency), name, spans)
     return Worker(name, sink, sinks, broker, metrics, takes)
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from gateway.backoff import Backoff
-from gateway.broker import Broker, Publisher, Unconfirmed
+from gateway.broker import Publisher, Publishing, Unconfirmed
 from gateway.caution import Caution
 from gateway.config import Broker as BrokerConfig
 from gateway.errors import FatalError, Unavailable
@@ -55,7 +55,7 @@ class Forwarder:
     def __init__(
         self,
         journal: Journal,
-        broker: Broker,
+        broker: Publishing,
         config: BrokerConfig,
         metrics: Metrics,
         redactions: Mapping[str, Redaction] | None = None,

@@ -27,11 +27,11 @@ from gateway.metrics import Metrics
 from gateway.notify import Notify
 from gateway.portfiles import PortFiles
 from gateway.ports import Https, listen_on, room_for_connections
-from gateway.receiver import Receiver
 from gateway.recent import Recent
 from gateway.reload import Port, Reload
 from gateway.sampler import Sampler
 from gateway.server import FrontServer
+from gateway.tracing import make_publishing, make_receiver, make_spans
 from gateway.waiting import Watch
 from gateway.worker import Worker
 
@@ -49,13 +49,14 @@ def run(
     """
     allocator.give_back_what_is_freed()
     allocator.look_for_cycles_at_leisure()
-    reload = Reload(config, read, serves=serves, works=works)
-    gateway: Gateway | Supervisor = Gateway(reload, only_sink)
+    gateway: Gateway | Supervisor
     if serves and config.listen.processes > 1:
         # Why imported here: one process is to know nothing of this.
         from gateway.processes.supervisor import Supervisor
 
         gateway = Supervisor(config, read, works=works)
+    else:
+        gateway = Gateway(Reload(config, read, serves=serves, works=works), only_sink)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(gateway.main())
 
@@ -78,8 +79,8 @@ class Gateway:
         self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._notify = Notify(ServiceManager.of())
-        self._stop = asyncio.Event()
-        self._stop_now = asyncio.Event()
+        self._spans = make_spans(config)
+        self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
 
     async def main(self) -> int:
         """Start, wait for a signal or a fault, stop."""
@@ -94,15 +95,18 @@ class Gateway:
         try:
             if self._serves:
                 self._journal = await self._open_journal()
+                publishing = make_publishing(broker, self._spans)
                 self._forwarder = Forwarder(
-                    *(self._journal, broker, self._config.broker, self._metrics),
+                    *(self._journal, publishing, self._config.broker, self._metrics),
                     *(self._reload.redactions, self._recent),
                 )
                 self._start("forwarder", self._forwarder.run())
-                if adoption := adoption_of(self._config, self._reload.redactions, broker, self._metrics):
+                if adoption := adoption_of(self._config, self._reload.redactions, publishing, self._metrics):
                     self._start("adoption", adoption.run())
             for name in self._names:
-                self._workers[name] = build.make_worker(name, self._config, broker, self._metrics)
+                self._workers[name] = build.make_worker(
+                    *(name, self._config, broker, self._metrics), self._spans
+                )
                 self._start(f"worker {name}", self._workers[name].run())
             self._start("sampler", self._sampler(broker).run())
             admin = await self._start_admin(broker)
@@ -140,12 +144,11 @@ class Gateway:
         if self._journal is None:
             return None
         config, listen = self._reload.config, self._reload.config.listen
-        receiver = Receiver(config, self._journal, self._metrics)
+        receiver = make_receiver(config, self._journal, self._metrics, self._spans)
         files = PortFiles(config, receiver, self._metrics)
         self._signed = files.signed
         most = room_for_connections(listen.max_connections, tls=listen.tls_cert is not None)
-        server = FrontServer(receiver, listen, receiver, most)
-        self._server = server
+        self._server = server = FrontServer(receiver, listen, receiver, most)
         self._reload.port = Port(files, receiver, server)
         self._metrics.connections_open.set_function(lambda: server.open_connections)
         runner = web.ServerRunner(server, shutdown_timeout=_FINISH_S)  # type: ignore[arg-type]

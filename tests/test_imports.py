@@ -11,13 +11,13 @@ TIERS = {
     "words": {"errors", "config"},
     "pure": {
         "callback", "event", "catalogue", "normalise", "names", "signature", "answer", "record", "topology",
-        "backoff", "retries", "caution", "exits", "replies", "limits", "networks", "query", "rules",
+        "backoff", "retries", "caution", "exits", "replies", "limits", "networks", "trace", "query", "rules",
         "waiting", "veil", "roles", "about", "content", "fields", "ids", "messages", "paths", "patterns", "places", "redact", "samples", "schema",
     },
     "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy", "turns", "recent", "sums"},
-    "edges": {"journal", "broker", "sinks", "server", "admin", "notify", "ports", "tally", "tls", "tokens"},
+    "edges": {"journal", "broker", "sinks", "server", "admin", "notify", "ports", "tally", "tls", "tokens", "spans"},
     "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay", "dead", "console"},
-    "wiring": {"adoption", "ending", "processes", "build", "destinations", "banner", "leavers", "portfiles", "adminport", "reload", "allocator", "run", "cli", "__main__"},
+    "wiring": {"traced", "tracing", "adoption", "ending", "processes", "build", "destinations", "banner", "leavers", "portfiles", "adminport", "reload", "allocator", "run", "cli", "__main__"},
 }  # fmt: skip
 ORDER = list(TIERS)
 MAY_IMPORT_OWN_TIER = {"words", "pure", "wiring"}

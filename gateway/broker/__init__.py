@@ -156,8 +156,8 @@ class DeadQueue(Protocol):
         ...
 
 
-class Broker(Protocol):
-    """Where events are published and consumed."""
+class Publishing(Protocol):
+    """Where events are published."""
 
     def publisher(self, sink: str = "") -> AbstractAsyncContextManager[Publisher]:
         """Open a channel on the publishing connection; the topology is declared first. Raises Unavailable.
@@ -165,6 +165,10 @@ class Broker(Protocol):
         With *sink* what it sends goes to that sink alone, whatever its patterns; KeyError for an unknown one.
         """
         ...
+
+
+class Broker(Publishing, Protocol):
+    """Where events are published and consumed."""
 
     def consumer(self, sink: str, prefetch: int) -> AbstractAsyncContextManager[Consumer]:
         """Open a channel that takes events of *sink*, at most *prefetch* unsettled. Raises Unavailable."""

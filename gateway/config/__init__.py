@@ -11,6 +11,7 @@ from gateway.config.records import App, Broker, Config, Journal, Listen, Log, is
 from gateway.config.service import ServiceManager
 from gateway.config.sink import SinkBase
 from gateway.config.sinks import HttpSink, JsonlSink, PluginSink, PythonSink, RedisSink, Sink, plugins
+from gateway.config.tracing import Tracing
 
 __all__ = [
     "MISFITS",
@@ -36,6 +37,7 @@ __all__ = [
     "SinkBase",
     "SqliteSink",
     "TableSink",
+    "Tracing",
     "changed_keys",
     "compiled",
     "is_loopback",

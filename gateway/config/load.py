@@ -21,6 +21,7 @@ from gateway.config.base import MEANT, Section
 from gateway.config.endpoints import place
 from gateway.config.records import App, Broker, Config, Journal, Listen, Log
 from gateway.config.sinks import FAMILIES, KINDS, HttpSink, PluginSink, PythonSink
+from gateway.config.tracing import Tracing
 from gateway.errors import ConfigError
 
 ENV_PREFIX = "GATEWAY__"
@@ -41,7 +42,7 @@ _SHAPES: Mapping[str, str] = {
 _URLS = ("dsn", "url")  # secrets that are printed with their passwords masked, because the rest says where
 _SECTIONS: Mapping[str, type[Section]] = {
     "listen": Listen, "answers": Answer, "admin": Admin, "apps": App, "journal": Journal, "broker": Broker,
-    "log": Log,
+    "log": Log, "tracing": Tracing,
 }  # fmt: skip
 
 

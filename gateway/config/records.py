@@ -33,6 +33,7 @@ from gateway.config.base import (
     readable_amqp,
 )
 from gateway.config.sinks import Sink
+from gateway.config.tracing import Tracing
 
 _BODIES_THAT_FIT = 10
 
@@ -183,6 +184,7 @@ class Config(Section):
     journal: Journal = Journal()
     broker: Broker = Broker()
     sinks: dict[Name, Sink] = Field(default_factory=dict)
+    tracing: Tracing = Tracing()
     log: Log = Log()
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from gateway.broker.rabbitmq import declare, management
 from gateway.broker.rabbitmq.consume import Consumer
 from gateway.broker.rabbitmq.consumers import Consumers
 from gateway.broker.rabbitmq.dead import Dead, Locks, copy_of
-from gateway.broker.rabbitmq.events import EventPublisher
+from gateway.broker.rabbitmq.events import EventPublisher, Headers, headers_of
 from gateway.broker.rabbitmq.keeper import Keeper
 from gateway.broker.rabbitmq.link import Link, close_channel
 from gateway.broker.rabbitmq.partitions import Partitions
@@ -38,9 +38,16 @@ class RabbitMQ:
     """See the protocol ``gateway.broker.Broker``."""
 
     def __init__(
-        self, config: BrokerConfig, topology: Topology, metrics: Metrics, turns: Path | None = None
+        self,
+        config: BrokerConfig,
+        topology: Topology,
+        metrics: Metrics,
+        turns: Path | None = None,
+        headers: Headers = headers_of,
     ) -> None:
+        """*headers*: those of each event."""
         self._config = config
+        self._headers = headers
         self._topology = topology
         self._metrics = metrics
         self._publish_link = Link(config, "publish", metrics)
@@ -68,7 +75,7 @@ class RabbitMQ:
         publisher = await self._open_publisher(self._keeper.note_sent, refusals)
         try:
             with self._keeper.knowing(publisher):
-                yield EventPublisher(publisher, exchange, refusals)
+                yield EventPublisher(publisher, exchange, refusals, self._headers)
         finally:
             await publisher.close()
 

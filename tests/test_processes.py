@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import urllib.request
-from pathlib import Path
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,6 +19,7 @@ from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from tests.gateway_process import SAMPLE, Gateway, body_of, eventually, number_of
+from tests.process_tree import is_running, processes_of
 from tests.services.processes import free_ports
 
 SINKS = {"audit": {"kind": "jsonl", "path": "var/events.jsonl"}}
@@ -43,31 +44,10 @@ def make(tmp_path, amqp_url):
 
     yield build
     for gateway in made:
-        children = [pid for one in gateway.processes for pid in children_of(one.pid).values()]
+        children = [pid for one in gateway.processes for pid in processes_of(one.pid).values()]
         gateway.close()
         for pid in children:
             eventually(lambda pid=pid: not is_running(pid), "the end of a child")
-
-
-def children_of(pid):
-    """Return the processes that *pid* has started, by name: ``receiver 1``."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            words = path.with_name("cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if parent == pid and b"gateway.processes.child" in words:
-            found[words[-3].decode()] = int(path.parent.name)
-    return found
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def post(gateway, numbers, connections=8):
@@ -93,7 +73,7 @@ def test_callbacks_are_spread_and_counted_as_one(make):
     """Connections go to both; one page has the sum, and one line says that the gateway is ready."""
     gateway = make()
     process = gateway.start("run")
-    assert sorted(children_of(process.pid)) == ["receiver 1", "receiver 2", "worker"]
+    assert sorted(processes_of(process.pid)) == ["receiver 1", "receiver 2", "worker"]
 
     acknowledged = post(gateway, range(128), connections=64)
     eventually(lambda: len(arrived(gateway)) == 128, "all events")
@@ -153,9 +133,9 @@ def test_a_killed_child_comes_back_and_nothing_is_lost(make, name):
     try:
         eventually(lambda: len(acknowledged) > 200, "load")
         before = stored(gateway)
-        victim = children_of(process.pid)[name]
+        victim = processes_of(process.pid)[name]
         os.kill(victim, signal.SIGKILL)
-        eventually(lambda: children_of(process.pid).get(name, victim) != victim, "a successor")
+        eventually(lambda: processes_of(process.pid).get(name, victim) != victim, "a successor")
         after = stored(gateway)
         eventually(lambda: gateway.metrics()["gateway_processes_up"] == 2, "both")
     finally:
@@ -167,6 +147,28 @@ def test_a_killed_child_comes_back_and_nothing_is_lost(make, name):
     assert gateway.metrics()["gateway_process_restarts_total"] == 1
     assert f"Process {name} ended (SIGKILL)" in gateway.logs()
     assert gateway.stop(process) == 0
+
+
+def test_nobody_can_connect_before_somebody_answers(make):
+    """A caller that is refused can go elsewhere; one that waits for a start can't."""
+    gateway = make()
+    gateway.start("serve", wait=False)
+
+    def connects():
+        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", gateway.port)):
+            return True
+        return False
+
+    eventually(lambda: answers(gateway.admin_port), "the admin port")
+    eventually(connects, "somebody who listens")
+
+    assert "no process takes callbacks" not in gateway.get("/readyz")[1].decode()
+
+
+def answers(port):
+    with suppress(OSError):
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=10).status == 200
+    return False
 
 
 def test_what_is_deleted_is_mended_once_and_each_says_what_to_replay(make, rabbitmq):
@@ -195,7 +197,7 @@ def test_what_is_under_way_at_sigterm_is_answered(make):
     """As with one process: requests that were sent are answered, the exit code is 0, no child is left."""
     gateway = make()
     process = gateway.start("serve")
-    children = children_of(process.pid)
+    children = processes_of(process.pid)
     callers = [socket.create_connection(("127.0.0.1", gateway.port), timeout=20) for _ in range(64)]
     for number, caller in enumerate(callers):
         body = json.dumps(body_of(number)).encode()
@@ -235,7 +237,7 @@ def test_children_of_a_killed_supervisor_stop(make):
     """They finish what is under way; who is started next takes the port and the journals."""
     gateway = make(listen={"drain_s": 600})
     first = gateway.start("run")
-    children = children_of(first.pid)
+    children = processes_of(first.pid)
     acknowledged = post(gateway, range(64), connections=64)
     first.kill()
     first.wait(30)
@@ -247,7 +249,7 @@ def test_children_of_a_killed_supervisor_stop(make):
         eventually(lambda pid=pid: not is_running(pid), "the end of a child")
     assert len(post(gateway, range(64, 128), connections=16)) == 64
     eventually(lambda: arrived(gateway) == set(range(128)), "all events")
-    for pid in children_of(second.pid).values():
+    for pid in processes_of(second.pid).values():
         assert is_running(pid)
 
 
@@ -280,7 +282,7 @@ def test_a_reload_reaches_all_processes(make):
     gateway.change(("apps",), {"1400000000": {}, "1400000001": {}})
 
     said = gateway.command("reload")
-    os.kill(children_of(process.pid)["receiver 2"], signal.SIGKILL)
+    os.kill(processes_of(process.pid)["receiver 2"], signal.SIGKILL)
     eventually(lambda: gateway.metrics()["gateway_process_restarts_total"] == 1, "the restart is noticed")
     eventually(lambda: gateway.metrics()["gateway_processes_up"] == 2, "both")
 

@@ -15,26 +15,25 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.errors import ConfigError
-from gateway.ports.door import AT_ONCE, Https, Site
+from gateway.ports.door import AT_ONCE, BACKLOG, Https, Site
 
 __all__ = [
     "Https",
+    "bound_sockets",
     "limit_connections",
     "listen_by",
     "listen_on",
-    "listening_sockets",
     "max_handshakes",
     "room_for_connections",
 ]
 _log = logging.getLogger(__name__)
 _SPARE_FILES = 256
-_BACKLOG = 1024
 
 
-async def listening_sockets(host: str, port: int, key: str) -> list[socket.socket]:
-    """Return a listening socket for each address that *host* has ("": all of this machine's).
+async def bound_sockets(host: str, port: int, key: str) -> list[socket.socket]:
+    """Return a socket for each address that *host* has ("": all of this machine's), bound to *port*.
 
-    Raises ConfigError that names *key*.
+    Nobody can connect before one listens. Raises ConfigError that names *key*.
     """
     # Why a server that never serves: it finds and binds the addresses as the one for plain HTTP does.
     loop = asyncio.get_running_loop()
@@ -44,15 +43,21 @@ async def listening_sockets(host: str, port: int, key: str) -> list[socket.socke
         server.close()
         for one in sockets:
             one.setblocking(False)
-            one.listen(_BACKLOG)
     except (OSError, UnicodeError) as error:
         raise _cannot_listen(host, port, key, error) from error
     return sockets
 
 
-async def listen_by(runner: web.ServerRunner, sockets: Sequence[socket.socket], https: Https | None) -> None:
-    """Take callers from listening *sockets* that other processes take callers from, too."""
-    await Site(runner, sockets, https, 1).start()
+async def listen_by(
+    runner: web.ServerRunner, sockets: Sequence[socket.socket], key: str, https: Https | None
+) -> None:
+    """Take callers from bound *sockets* that other processes take callers from, too; ConfigError."""
+    try:
+        await Site(runner, sockets, https, 1).start()
+    except OSError as error:  # another program was faster
+        await runner.cleanup()
+        host, port = sockets[0].getsockname()[:2]
+        raise _cannot_listen(host, port, key, error) from error
 
 
 async def listen_on(
@@ -66,9 +71,9 @@ async def listen_on(
     """Listen on *host*:*port*, by HTTPS if that is given; ConfigError that names *key* when that can't be."""
     try:
         if https is None:
-            await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+            await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
         else:
-            sockets = await listening_sockets(host, port, key)
+            sockets = await bound_sockets(host, port, key)
             await Site(runner, sockets, https, AT_ONCE).start()
     except ConfigError:
         await runner.cleanup()

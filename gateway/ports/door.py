@@ -17,6 +17,7 @@ from aiohttp.base_protocol import BaseProtocol
 from gateway.logs import where
 
 _log = logging.getLogger(__name__)
+BACKLOG = 1024
 AT_ONCE = 64
 """Callers let in one after the other, where nobody else takes them."""
 _PAUSE_S = 1.0
@@ -41,7 +42,7 @@ class Https:
 
 
 class Door:
-    """Listening sockets whose callers are let in by us.
+    """Bound sockets that listen from now on, whose callers are let in by us.
 
     For HTTPS: asyncio's own servers tell of a connection once its handshake is done: until then nothing would
     count it, and strangers who never say a word would take every open file. Each handshake has the newest
@@ -60,6 +61,7 @@ class Door:
         # Why ordered: the first one is the one that has been going on for longest.
         self._handshakes: dict[asyncio.Task[None], None] = {}
         for one in sockets:
+            one.listen(BACKLOG)
             self._loop.add_reader(one, self._take_all, one)
 
     def close(self) -> None:

@@ -110,7 +110,7 @@ class Child(Gateway):
         return None
 
     async def _listen(self, runner: web.ServerRunner, https: Https | None) -> None:
-        await listen_by(runner, self._listeners, https)
+        await listen_by(runner, self._listeners, "listen.port", https)
 
     def _announce(self, front: web.ServerRunner | None) -> None:
         self._words.say("ready", sorted(self._signed))

@@ -21,7 +21,7 @@ from gateway.config import Config, ServiceManager
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from gateway.notify import Notify
-from gateway.ports import listening_sockets
+from gateway.ports import bound_sockets
 from gateway.processes.slot import Slot
 from gateway.processes.task import Task
 from gateway.recent import Recent
@@ -193,12 +193,13 @@ class Supervisor:
         print(said, flush=True)
 
     async def _open_port(self) -> list[socket.socket]:
-        """Listen; waits a moment for children of a supervisor that was killed. Raises ConfigError."""
+        """Bind; waits a moment for children of a supervisor that was killed. Raises ConfigError."""
+        # Why not listen: callers would wait for the first child to be ready, who may go elsewhere meanwhile.
         listen, loop = self._config.listen, asyncio.get_running_loop()
         ends_s = loop.time() + _PORT_S
         while True:
             try:
-                return await listening_sockets(listen.host, listen.port, "listen.port")
+                return await bound_sockets(listen.host, listen.port, "listen.port")
             except ConfigError:
                 if loop.time() >= ends_s or self._stop.is_set():
                     raise

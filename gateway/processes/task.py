@@ -32,7 +32,7 @@ class Task:
     samples: bool
     """It asks the broker for the depths of queues, which one is enough for."""
     listeners: tuple[int, ...]
-    """Descriptors of the listening sockets."""
+    """Descriptors of the sockets that callers connect to."""
     turns: Path | None
     """The file by which processes declare broker objects one after the other."""
 

@@ -11,8 +11,9 @@ import sys
 import time
 import venv
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import yaml
 
@@ -34,6 +35,7 @@ class Peers:
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, url
         self.absent: dict[str, str] = {}
+        self._processes, self._admin_port = 1, 0
 
     @property
     def names(self) -> list[str]:
@@ -42,7 +44,7 @@ class Peers:
             found.append("Fastify + amqplib, confirm")
         if self._has_mq_bridge():
             found.append("mq-bridge, confirm")
-        return [*found, "gateway, one process", "gateway, broker away"]
+        return [*found, "gateway, one process", "gateway, two processes", "gateway, broker away"]
 
     @contextmanager
     def running(self, name: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
@@ -54,6 +56,8 @@ class Peers:
         )  # fmt: skip
         try:
             _wait_for(port, process, name)
+            if name.startswith("gateway"):
+                self._wait_for_processes()
             yield port, process
         finally:
             process.send_signal(signal.SIGTERM)
@@ -84,12 +88,13 @@ class Peers:
         return [sys.executable, str(HERE / script), str(port), self.url]
 
     def _config(self, name: str, port: int) -> str:
+        self._processes, self._admin_port = 2 if "two" in name else 1, free_port()
         journal = self.folder / "journal"
         shutil.rmtree(journal, ignore_errors=True)
         url = self.url if "away" not in name else f"amqp://127.0.0.1:{free_port()}"
         config = {
-            "listen": {"port": port},
-            "admin": {"port": free_port()},
+            "listen": {"port": port, "processes": self._processes},
+            "admin": {"port": self._admin_port},
             "apps": {"1400000000": {"path": "/callback", "tokens": [TOKEN]}},
             "journal": {"dir": str(journal), "min_free_mb": 0},
             "broker": {"url": url},
@@ -98,6 +103,20 @@ class Peers:
         path = self.folder / "gateway.yaml"
         path.write_text(yaml.safe_dump(config))
         return str(path)
+
+    def _wait_for_processes(self) -> None:
+        """Return once each process takes callbacks: the port is open before that."""
+        wanted = f"gateway_processes_up {self._processes}.0".encode()
+        ends_s = time.monotonic() + 30
+        while time.monotonic() < ends_s:
+            with (
+                suppress(OSError),
+                urlopen(f"http://127.0.0.1:{self._admin_port}/metrics", timeout=10) as page,
+            ):
+                if wanted in page.read():
+                    return
+            time.sleep(0.1)
+        raise RuntimeError(f"not all of {self._processes} processes take callbacks")
 
     def _has_node(self) -> bool:
         if (self.folder / "node_modules/fastify").exists():

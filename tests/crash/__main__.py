@@ -14,7 +14,11 @@ from tests.services import Postgres, RabbitMQ
 
 def main() -> int:
     options = _options()
-    chosen = [one for one in all_faults() if options.only.lower() in one.name.lower()]
+    chosen = [
+        one
+        for one in all_faults()
+        if options.only.lower() in one.name.lower() and not (one.is_alone and options.processes > 1)
+    ]
     if options.list:
         print("\n".join(f"{one.rounds:>4}  {one.name}" for one in chosen))
         return 0
@@ -24,7 +28,7 @@ def main() -> int:
         for fault in chosen:
             rounds = options.rounds or (fault.short if options.short else fault.rounds)
             if rounds:
-                rows.append(_run(fault, rounds, rabbitmq, postgres, is_timed=not options.short))
+                rows.append(_run(fault, rounds, rabbitmq, postgres, options))
     finally:
         rabbitmq.close()
         postgres.close()
@@ -39,10 +43,14 @@ def main() -> int:
     return 1 if bad or not rows else 0
 
 
-def _run(fault: Fault, rounds: int, rabbitmq: RabbitMQ, postgres: Postgres, *, is_timed: bool) -> Row:
+def _run(
+    fault: Fault, rounds: int, rabbitmq: RabbitMQ, postgres: Postgres, options: argparse.Namespace
+) -> Row:
     started_s = time.monotonic()
     print(f"{fault.name} ({rounds}) ... ", end="", flush=True)
-    row = run_bounded(fault, rounds, rabbitmq, postgres, is_timed=is_timed)
+    row = run_bounded(
+        fault, rounds, rabbitmq, postgres, is_timed=not options.short, processes=options.processes
+    )
     took_s = time.monotonic() - started_s
     print(
         f"{'ok' if row.is_good else 'FAILED'}  {row.acknowledged:,} acknowledged, {row.lost} lost, {took_s:.0f} s"
@@ -59,6 +67,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="faults whose name has this text")
     parser.add_argument(
         "--rounds", type=int, default=0, help="rounds of each fault instead of its own number"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="listen.processes; leaves out what can be done to one only"
     )
     parser.add_argument("--list", action="store_true", help="print the faults and their rounds")
     return parser.parse_args()

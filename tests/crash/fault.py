@@ -34,6 +34,8 @@ class Fault:
     """Gateway, worker and load run before the fault; else it starts them itself."""
     keeps_order: bool = True
     """First arrivals of a partition key are in the order of their positions."""
+    is_alone: bool = False
+    """Can be done only to a gateway that is one process: the fault is inside it, or goes by its one journal."""
     must_lose: bool = False
     """A control: shows with a setup that is not ours that a loss would be seen."""
 
@@ -43,12 +45,13 @@ _FAULTS: list[Fault] = []
 
 def fault(
     name: str, *, rounds: int = 1, short: int = 1, round_s: float = 30.0, starts: bool = True,
-    keeps_order: bool = True, must_lose: bool = False, **sections: Mapping[str, Any],
+    keeps_order: bool = True, must_lose: bool = False, is_alone: bool = False, **sections: Mapping[str, Any],
 ) -> Callable[[Inject], Inject]:  # fmt: skip
     """Register the function as a fault."""
 
     def register(inject: Inject) -> Inject:
-        _FAULTS.append(Fault(name, inject, rounds, short, round_s, sections, starts, keeps_order, must_lose))
+        ways = (starts, keeps_order, is_alone, must_lose)
+        _FAULTS.append(Fault(name, inject, rounds, short, round_s, sections, *ways))
         return inject
 
     return register

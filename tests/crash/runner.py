@@ -19,12 +19,22 @@ _AROUND_S = SETTLE_S + 240.0
 
 
 def run_fault(
-    fault: Fault, rounds: int, rabbitmq: RabbitMQ, postgres: Postgres, *, is_timed: bool = False
+    fault: Fault,
+    rounds: int,
+    rabbitmq: RabbitMQ,
+    postgres: Postgres,
+    *,
+    is_timed: bool = False,
+    processes: int = 1,
 ) -> Row:
-    """Return the row of *fault*; what goes wrong on the way stands in its ``faults``."""
+    """Return the row of *fault*; what goes wrong on the way stands in its ``faults``.
+
+    *processes*: ``listen.processes``, where the fault does not say itself.
+    """
     with tempfile.TemporaryDirectory(prefix="gateway-crash-") as folder:
         # Why deep: a scene fills in what the fault leaves open.
         sections = deepcopy(dict(fault.sections))
+        sections["listen"] = {"processes": processes, **sections.get("listen", {})}
         scene = Scene(rabbitmq, postgres, Path(folder) / "gateway", rounds, sections, is_timed=is_timed)
         try:
             if fault.starts:
@@ -38,11 +48,13 @@ def run_fault(
             scene.close()
 
 
-def run_bounded(fault: Fault, rounds: int, rabbitmq: RabbitMQ, postgres: Postgres, *, is_timed: bool) -> Row:
+def run_bounded(
+    fault: Fault, rounds: int, rabbitmq: RabbitMQ, postgres: Postgres, *, is_timed: bool, processes: int
+) -> Row:
     """Return the row of *fault*, also when it fails or does not end in time. Main thread only."""
     try:
         with _within(fault.round_s * rounds + _AROUND_S):
-            return run_fault(fault, rounds, rabbitmq, postgres, is_timed=is_timed)
+            return run_fault(fault, rounds, rabbitmq, postgres, is_timed=is_timed, processes=processes)
     except Exception:  # noqa: BLE001 - the other faults are to be tried all the same
         return Row(fault.name, rounds, 0, 0, 0, 0, 0, 0, 0, 0, 0, faults=[traceback.format_exc()])
 

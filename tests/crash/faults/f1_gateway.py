@@ -32,27 +32,29 @@ def die_at(scene: Scene, point: str, most: int) -> None:
         scene.run_for(0.3)
 
 
-@fault("gateway: kill -9 before the commit", rounds=3, short=1)
+@fault("gateway: kill -9 before the commit", rounds=3, short=1, is_alone=True)
 def before_commit(scene: Scene) -> None:
     die_at(scene, "before-commit", 300)
 
 
-@fault("gateway: kill -9 after the commit, before the answer", rounds=3, short=0)
+@fault("gateway: kill -9 after the commit, before the answer", rounds=3, short=0, is_alone=True)
 def after_commit(scene: Scene) -> None:
     die_at(scene, "after-commit", 300)
 
 
-@fault("gateway: kill -9 after the publish, before its confirm is seen", rounds=3, short=1)
+@fault("gateway: kill -9 after the publish, before its confirm is seen", rounds=3, short=1, is_alone=True)
 def before_confirm(scene: Scene) -> None:
     die_at(scene, "before-confirm", 100)
 
 
-@fault("gateway: kill -9 after the confirm, before the cursor moves", rounds=3, short=0)
+@fault("gateway: kill -9 after the confirm, before the cursor moves", rounds=3, short=0, is_alone=True)
 def before_cursor(scene: Scene) -> None:
     die_at(scene, "before-cursor", 100)
 
 
-@fault("gateway: kill -9 while segments are trimmed", rounds=2, short=1, journal=SMALL_SEGMENTS)
+@fault(
+    "gateway: kill -9 while segments are trimmed", rounds=2, short=1, is_alone=True, journal=SMALL_SEGMENTS
+)
 def while_trimming(scene: Scene) -> None:
     die_at(scene, "while-trimming", 1)
 

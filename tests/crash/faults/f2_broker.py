@@ -128,7 +128,13 @@ def replay_as_said(scene: Scene) -> None:
         scene.gateway.command(*words, "--rate", "0")
 
 
-@fault("rabbitmq: a sink's queue deleted with events in it, then replayed", rounds=1, short=1, round_s=60)
+@fault(
+    "rabbitmq: a sink's queue deleted with events in it, then replayed",
+    rounds=1,
+    short=1,
+    round_s=60,
+    is_alone=True,
+)
 def queue_deleted(scene: Scene) -> None:
     """What stood in it is the operator's deletion; the journal has it all the same."""
     for _ in range(scene.rounds):
@@ -143,7 +149,13 @@ def queue_deleted(scene: Scene) -> None:
         scene.notes.append(scene.gateway.command(*words).strip().splitlines()[-1])
 
 
-@fault("rabbitmq: a sink's exchange deleted, then what the log says", rounds=1, short=1, keeps_order=False)
+@fault(
+    "rabbitmq: a sink's exchange deleted, then what the log says",
+    rounds=1,
+    short=1,
+    keeps_order=False,
+    is_alone=True,
+)
 def sink_exchange_deleted(scene: Scene) -> None:
     """Another sink takes the events, so AMQP tells nobody; the log's own command brings them back."""
     for _ in range(scene.rounds):
@@ -153,7 +165,13 @@ def sink_exchange_deleted(scene: Scene) -> None:
     replay_as_said(scene)
 
 
-@fault("rabbitmq: a sink's binding deleted, then what the log says", rounds=1, short=0, keeps_order=False)
+@fault(
+    "rabbitmq: a sink's binding deleted, then what the log says",
+    rounds=1,
+    short=0,
+    keeps_order=False,
+    is_alone=True,
+)
 def binding_deleted(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(0.5)

@@ -23,6 +23,7 @@ def broker(scene: Scene, url: str) -> None:
 
 @fault(
     "disk: the journal at its limit (max_mb) while the broker is away",
+    is_alone=True,
     rounds=1,
     short=0,
     round_s=90,
@@ -48,7 +49,7 @@ def with_faulty_disk(scene: Scene) -> FaultyDisk:
     return disk
 
 
-@fault("disk: no space left, by a quota", rounds=2, short=1, journal=KEEP_ALL, starts=False)
+@fault("disk: no space left, by a quota", is_alone=True, rounds=2, short=1, journal=KEEP_ALL, starts=False)
 def quota(scene: Scene) -> None:
     disk = with_faulty_disk(scene)
     full = "gateway_requests_refused_total{reason=journal_full}"
@@ -60,12 +61,12 @@ def quota(scene: Scene) -> None:
         scene.until_flowing()
 
 
-@fault("disk: a write fails (EIO)", rounds=2, short=0, starts=False)
+@fault("disk: a write fails (EIO)", is_alone=True, rounds=2, short=0, starts=False)
 def write_error(scene: Scene) -> None:
     disk_error(scene, "fail_writes")
 
 
-@fault("disk: an fdatasync fails (EIO)", rounds=2, short=1, starts=False)
+@fault("disk: an fdatasync fails (EIO)", is_alone=True, rounds=2, short=1, starts=False)
 def sync_error(scene: Scene) -> None:
     disk_error(scene, "fail_syncs")
 
@@ -83,7 +84,7 @@ def disk_error(scene: Scene, what: str) -> None:
         scene.until_flowing()
 
 
-@fault("disk: kill -9 and a torn tail", rounds=3, short=0)
+@fault("disk: kill -9 and a torn tail", is_alone=True, rounds=3, short=0)
 def torn_tail(scene: Scene) -> None:
     for _ in range(scene.rounds):
         scene.run_for(scene.random.uniform(0.2, 0.8))
@@ -92,7 +93,7 @@ def torn_tail(scene: Scene) -> None:
         scene.serve()
 
 
-@fault("disk: a record damaged while it waits", rounds=1, short=1)
+@fault("disk: a record damaged while it waits", is_alone=True, rounds=1, short=1)
 def damaged_record(scene: Scene) -> None:
     """It is lost, counted and named; the only loss there may be."""
     for round_number in range(1, scene.rounds + 1):

@@ -30,6 +30,7 @@ def serve_by(scene: Scene, clock: Path) -> None:
 
 @fault(
     "clock: an hour forwards and back, then backwards and back; Sign on",
+    is_alone=True,
     rounds=1,
     short=1,
     starts=False,
@@ -56,7 +57,7 @@ def refused_loudly(scene: Scene) -> None:
 
 
 @fault(
-    "clock: the same with a window of two hours, so that all are taken", rounds=1, short=0, starts=False,
+    "clock: the same with a window of two hours, so that all are taken", is_alone=True, rounds=1, short=0, starts=False,
     apps=SIGNED, listen={"signature_window_s": 7200},
 )  # fmt: skip
 def taken_all_the_same(scene: Scene) -> None:

@@ -184,6 +184,9 @@ def _warnings(config: Config, from_files: Mapping[str, tuple[str, ...]]) -> list
             said.append(f"apps.{app_id}: no token, so callbacks from {where} are taken unsigned")
         if any(len(token) < _SHORT_TOKEN for token in tokens):
             said.append(f"apps.{app_id}.tokens: one is shorter than {_SHORT_TOKEN} characters")
+    for key, secret in (("token", config.admin.token), ("view_token", config.admin.view_token)):
+        if 0 < len(secret.get_secret_value()) < _SHORT_TOKEN:
+            said.append(f"admin.{key}: it is shorter than {_SHORT_TOKEN} characters, so it may be guessed")
     for name, sink in config.sinks.items():
         if isinstance(sink, HttpSink) and place(sink.url).startswith("http:") and not sink.allow_networks:
             said.append(f"sinks.{name}.url: http is not encrypted; whoever is on the way reads the events")

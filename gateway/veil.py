@@ -53,7 +53,7 @@ def _shown(key: str, value: Any) -> Any:
         return {name: _part(name, inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_shown(key, item) for item in value]
-    if not isinstance(value, str) or key in _KEPT:
+    if not isinstance(value, str) or not value or key in _KEPT:
         return value
     return value if value.lower() in _WORDS.get(key, ()) else hidden(value)
 

@@ -61,7 +61,7 @@ def shown():
     return yaml.safe_load(re.sub(r"^  # ( *[a-z_]+:)", r"  \1", text, flags=re.M))
 
 
-@pytest.mark.parametrize("section", ["listen", "admin", "journal", "broker", "log"])
+@pytest.mark.parametrize("section", ["listen", "admin", "console", "journal", "broker", "log"])
 def test_the_shown_defaults_are_the_real_ones(section):
     """Every key of a section stands in config.yaml with the value it has when left out."""
     real = Config().model_dump(mode="json")[section]
@@ -464,6 +464,27 @@ def test_a_wrong_variable_of_ours_is_an_error(tmp_path):
         tmp_path, "{}", {"GATEWAY__BROKER__ULR": "x"}
     )
     assert "listen is a value" in fault_of(tmp_path, "listen: 1", {"GATEWAY__LISTEN__PORT": "1"})
+
+
+@pytest.mark.parametrize(
+    ("admin", "said"),
+    [
+        ("{view_token: view-secret-long-enough}", "without it everybody may act"),
+        ("{token: the-same-token-twice, view_token: the-same-token-twice}", "it has to differ from token"),
+    ],
+)
+def test_a_view_token_means_what_it_says(tmp_path, admin, said):
+    """One that would let its bearer act after all is an error, not a pretence."""
+    assert said in fault_of(tmp_path, f"admin: {admin}")
+
+
+def test_a_short_admin_token_is_warned_of(tmp_path):
+    """Logins can be tried without end; what can be guessed is named by its key, not shown."""
+    config = config_of(tmp_path, "apps: {'1': {}}\nadmin: {token: long-enough-for-this, view_token: s3cr3t}")
+    said = [one for one in build.check(config) if "guessed" in one]
+
+    assert [one.partition(":")[0] for one in said] == ["admin.view_token"]
+    assert "s3cr3t" not in said[0]
 
 
 def test_events_that_go_unencrypted_are_warned_of(tmp_path):

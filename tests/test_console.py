@@ -1,5 +1,6 @@
 """The console over HTTP: its files, who may see what, and what the overview says."""
 
+import asyncio
 import json
 import logging
 
@@ -347,6 +348,23 @@ async def test_only_so_many_follow(client):
     assert (refused.status, (await refused.json())["error"]) == (503, "too_many_viewers")
     for one in streams:
         one.close()
+
+
+async def test_a_fault_of_the_history_ends_nothing(overview, monkeypatch, caplog):
+    """The console may fail, the gateway goes on: the task that keeps the history must not end."""
+    rounds = []
+
+    async def pause(seconds):
+        rounds.append(seconds)
+        if len(rounds) == 2:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(Overview, "figures", lambda self: {}["nothing"])
+    monkeypatch.setattr("gateway.console.overview.asyncio.sleep", pause)
+    with pytest.raises(asyncio.CancelledError):
+        await overview.run()
+
+    assert caplog.text.count("The console's history can't be kept (KeyError") == 2
 
 
 async def test_many_pages_cost_one(client, metrics, clock):

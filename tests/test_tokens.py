@@ -17,7 +17,11 @@ OLD, NEW = "old-token-of-the-console", "new-token-of-the-console"
 
 def config_of(path, host="127.0.0.1", **app):
     return Config.model_validate(
-        {"listen": {"host": host}, "apps": {"1": {"tokens_file": path, **app}}, "admin": {"token": "x"}}
+        {
+            "listen": {"host": host},
+            "apps": {"1": {"tokens_file": path, **app}},
+            "admin": {"token": "long-enough-to-stay"},
+        }
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -16,8 +17,10 @@ from gateway.console.figures import Figures, figures
 from gateway.console.history import EVERY_S, History
 from gateway.console.stream import Streams
 from gateway.console.verdict import causes_of, verdict
+from gateway.logs import where
 from gateway.metrics import Metrics
 
+_log = logging.getLogger(__name__)
 _MINUTE_S = 60.0
 _WINDOW_S = 300.0
 _LIVE_S = 2.0
@@ -52,7 +55,10 @@ class Overview:
     async def run(self) -> None:
         """Note the figures until cancelled."""
         while True:
-            self._history.note(self.figures())
+            try:
+                self._history.note(self.figures())
+            except Exception as fault:  # noqa: BLE001 - a page that is stale must not end the process
+                _log.error("The console's history can't be kept (%s)", where(fault))
             await asyncio.sleep(EVERY_S)
 
     def figures(self) -> Figures:

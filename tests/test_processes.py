@@ -1,5 +1,6 @@
 """Several processes on one port (`listen.processes`), as a user starts them; RabbitMQ is a real one."""
 
+import asyncio
 import json
 import os
 import signal
@@ -18,6 +19,10 @@ from gateway import build, sums
 from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
+from gateway.processes import slot as slot_module
+from gateway.processes.slot import Slot
+from gateway.processes.task import Task
+from gateway.recent import Recent
 from tests.gateway_process import SAMPLE, Gateway, body_of, eventually, number_of
 from tests.process_tree import is_running, processes_of
 from tests.services.processes import free_ports
@@ -374,3 +379,25 @@ def test_a_page_alone_stays_as_it_is():
     registry = page(3, 1, 100, 0.5)
 
     assert generate_latest(sums.summed(lambda: sums.page_of(registry))) == generate_latest(registry)
+
+
+async def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch, caplog):
+    """Neither memory nor a free process number: the others go on, and the log says why."""
+    tries = []
+
+    async def fail(*words, **more):
+        tries.append(words)
+        raise OSError("no memory")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", fail)
+    monkeypatch.setattr(slot_module, "_FIRST_S", 0.001)
+    config = Config.model_validate({"apps": {"14": {}}})
+    task = Task(name="receiver 1", config=config, serves=True, samples=True, listeners=(), turns=None)
+    slot = Slot(task, Metrics(), Recent(), lambda: None)
+    running = asyncio.create_task(slot.run())
+    while len(tries) < 2:
+        await asyncio.sleep(0)
+    slot.stop()
+
+    await asyncio.wait_for(running, 10)
+    assert "can't be started" in caplog.text

@@ -31,6 +31,7 @@ _WELL_S = 60.0
 _ANSWER_S = 2.0
 _TAKE_S = 20.0
 _EXIT_CONFIG = 2
+_NOT_STARTED = 71  # Source: EX_OSERR, sysexits.h
 
 
 class Slot:
@@ -143,13 +144,17 @@ class Slot:
         """Start a child; return its exit code once it has ended."""
         ours, theirs = socket.socketpair()
         # Why its own session: a terminal's signals come to all of a group, and then again from here.
-        with theirs:
-            self._process = process = await asyncio.create_subprocess_exec(
+        self._process = None
+        with theirs, suppress(OSError):
+            self._process = await asyncio.create_subprocess_exec(
                 *_command(self.task.name, theirs.fileno()),
                 stdin=asyncio.subprocess.PIPE,
                 pass_fds=(theirs.fileno(), *self.task.listeners),
                 start_new_session=True,
             )
+        if (process := self._process) is None:  # no memory, or too many processes
+            ours.close()
+            return _NOT_STARTED
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=MOST_BYTES)
         self._words = Words(reader, writer)
         if self._stop.is_set():
@@ -199,6 +204,8 @@ def _command(name: str, words_fd: int) -> list[str]:
 
 
 def _meaning(code: int) -> str:
+    if code == _NOT_STARTED:
+        return "it can't be started: no memory, or too many processes"
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -1,4 +1,4 @@
-import { api, ask, attempt, bytes, content, el, fault, field, follow, number, session, show, table, time } from "./common.js";
+import { api, ask, attempt, bytes, content, el, field, follow, number, session, show, table, time } from "./common.js";
 
 const MOST = 200;
 const LABELS = { type: "Type", app: "App", subject: "Subject" };

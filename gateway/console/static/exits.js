@@ -1,4 +1,4 @@
-import { api, attempt, content, el, fault, field, number, say, session, show, svg, table, time } from "./common.js";
+import { api, attempt, content, el, field, number, say, session, show, svg, table, time } from "./common.js";
 
 const FIELDS = ["group", "member", "operator", "app"];
 const LABELS = { group: "Group", member: "Who left", operator: "By whom", app: "App" };

@@ -63,7 +63,7 @@ class Admin:
     ) -> None:
         """Take the *routes* of API and console. *is_local*: it listens where only this machine comes.
 
-        *refresh* is awaited before each answer: it brings *health* and *metrics* up to date.
+        *refresh* is awaited before each answer but to probes: it brings *health* and *metrics* up to date.
         """
         self._refresh = refresh
         self._keys = Keys(token, view_token)
@@ -88,7 +88,8 @@ class Admin:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let through what may use the API, and answer in JSON what may not, or fails."""
-        if self._refresh is not None:
+        # Why not for probes: they give up within a second, and what they ask for is hardly older than that.
+        if self._refresh is not None and request.path not in ("/livez", "/readyz"):
             await self._refresh()
         if not request.path.startswith("/api/"):
             return await handler(request)

@@ -167,7 +167,7 @@ def test_nobody_can_connect_before_somebody_answers(make):
     eventually(lambda: answers(gateway.admin_port), "the admin port")
     eventually(connects, "somebody who listens")
 
-    assert "no process takes callbacks" not in gateway.get("/readyz")[1].decode()
+    assert gateway.metrics()["gateway_processes_up"] >= 1
 
 
 def answers(port):
@@ -217,6 +217,24 @@ def test_what_is_under_way_at_sigterm_is_answered(make):
     assert not [pid for pid in children.values() if is_running(pid)]
     for caller in callers:
         caller.close()
+
+
+def test_probes_are_answered_though_a_process_hangs(make):
+    """A process that is suspended is named; who asks whether the gateway lives does not wait for it."""
+    gateway = make()
+    process = gateway.start("serve")
+    victim = processes_of(process.pid)["receiver 2"]
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        eventually(lambda: b"receiver 2 does not answer" in gateway.get("/readyz")[1], "its name")
+        with urllib.request.urlopen(f"http://127.0.0.1:{gateway.admin_port}/livez", timeout=1.5) as page:
+            assert page.status == 200
+        assert gateway.get("/readyz")[0] == 200
+        assert all(gateway.sender().post(number) for number in range(8))
+    finally:
+        os.kill(victim, signal.SIGCONT)
+
+    eventually(lambda: b"does not answer" not in gateway.get("/readyz")[1], "an answer")
 
 
 def test_a_second_signal_stops_at_once(make):

@@ -28,7 +28,7 @@ from gateway.metrics import Metrics
 from gateway.normalise import malformed, normalise_or_keep
 from gateway.recent import Recent
 from gateway.redact import Redaction
-from gateway.turns import give_way
+from gateway.turns import Turns
 
 _log = logging.getLogger(__name__)
 _BATCH_BYTES = 4 * 1_048_576
@@ -72,7 +72,7 @@ class Forwarder:
         self._sending_since_s: float | None = None
         self._finish = asyncio.Event()
         self._fault, self._fault_since_s, self._waited = "", 0.0, 0
-        self._caution = Caution()
+        self._caution, self._turns = Caution(), Turns()
         self._heavy = Heavy("forwarder")
         metrics.publish_unconfirmed.set_function(lambda: self._unconfirmed)
 
@@ -120,7 +120,7 @@ class Forwarder:
                 began_s = time.monotonic()
                 await self._send_or_settle(publisher, stored, sent)
                 sent = stored[-1].position
-                await give_way(time.monotonic() - began_s)
+                await self._turns.give_way(time.monotonic() - began_s)
             if self._window:
                 await self._settle_oldest(sent)
             elif self._finish.is_set():

@@ -79,6 +79,9 @@ lock: ## Write both locks from pyproject.toml; ARGS=--upgrade takes newer versio
 	"$$uv/bin/uv" $(UV_COMPILE) $(ARGS) --extra mysql --extra otel --extra postgres --extra redis --extra build pyproject.toml -o requirements.lock && \
 	"$$uv/bin/uv" $(UV_COMPILE) $(ARGS) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
+docs: dev ## Build docs/ as a site into var/site; a broken link is an error
+	@$(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
+
 clean: ## Remove .venv and all caches; data under var/ stays
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ import typer
 
 from gateway import __version__
 from gateway.cli.common import exit_codes
+from gateway.cli.config_table import config_table
 from gateway.cli.markdown import markdown
 from gateway.cli.metric_table import metric_table
 from gateway.config import Broker, Config
@@ -34,6 +35,10 @@ def schema(
     as_metrics: Annotated[
         bool, typer.Option("--metrics", help="All metrics, as a table: that of docs/metrics.md.")
     ] = False,
+    as_config: Annotated[
+        bool,
+        typer.Option("--config", help="All keys of the configuration, as tables: those of docs/config.md."),
+    ] = False,
 ) -> None:
     """JSON Schema of the configuration or of events; AsyncAPI; all metrics."""
     with exit_codes():
@@ -41,6 +46,8 @@ def schema(
             typer.echo(markdown(), nl=False)
         elif as_metrics:
             typer.echo(metric_table(), nl=False)
+        elif as_config:
+            typer.echo(config_table(), nl=False)
         elif as_asyncapi:
             _print(asyncapi(exchange or Broker().exchange, __version__))
         elif events:

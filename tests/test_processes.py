@@ -21,7 +21,7 @@ from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from gateway.processes import slot as slot_module
 from gateway.processes.slot import Slot
-from gateway.processes.task import Task
+from gateway.processes.task import Task, Words
 from gateway.recent import Recent
 from tests.gateway_process import SAMPLE, Gateway, body_of, eventually, number_of
 from tests.process_tree import is_running, processes_of
@@ -419,3 +419,14 @@ async def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch, capl
 
     await asyncio.wait_for(running, 10)
     assert "can't be started" in caplog.text
+
+
+async def test_words_that_are_cut_off_are_the_end():
+    """A supervisor that is killed in the middle of a line is gone like any other: its child has to stop."""
+    ours, theirs = socket.socketpair()
+    words = Words(*await asyncio.open_unix_connection(sock=ours))
+    theirs.sendall(b'{"stop":null}\n{"config":[1,"gAS')
+    theirs.close()
+
+    assert [said async for said in words.said()] == [{"stop": None}]
+    await words.close()

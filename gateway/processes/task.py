@@ -58,7 +58,8 @@ class Words:
     async def said(self) -> AsyncIterator[dict[str, Any]]:
         """Yield what the other end says, until it is gone."""
         with suppress(OSError):
-            while line := await self._reader.readline():
+            # Why whole lines only: who is killed may be in the middle of one.
+            while (line := await self._reader.readline()).endswith(b"\n"):
                 yield orjson.loads(line)
 
     def say(self, word: str, value: Any = None) -> None:

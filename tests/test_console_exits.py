@@ -14,6 +14,8 @@ from gateway.metrics import Metrics
 from gateway.sinks.sqlite import Sqlite
 from tests.sink_events import exit_event
 
+FORMULA_LIKE = ['=HYPERLINK("http://x")', "\n=1+1", "\uff1d1+1"]
+
 
 def exit_at(number: int, time: str, **data):
     return exit_event(str(number), time=time, **{"group_id": "@TGS#1", **data})
@@ -77,13 +79,13 @@ async def test_a_long_list_is_cut_and_says_so(client, written):
 
 async def test_the_file_is_csv_that_a_spreadsheet_does_not_run(client, written):
     """What begins like a formula has an apostrophe before it; quotes, commas and other scripts are kept."""
-    await written(exit_at(1, iso_time(1_700_000_000_000), members=['=HYPERLINK("http://x")', 'a,"b"', "王"]))
+    await written(exit_at(1, iso_time(1_700_000_000_000), members=[*FORMULA_LIKE, 'a,"b"', "王"]))
     answer = await client.get("/api/exits.csv")
     body = await answer.read()
-    rows = list(csv.DictReader(io.StringIO(body.decode("utf-8-sig"))))
+    rows = list(csv.DictReader(io.StringIO(body.decode("utf-8-sig"), newline="")))
 
     assert answer.headers["Content-Disposition"] == 'attachment; filename="member-exits.csv"'
-    assert {row["member"] for row in rows} == {'\'=HYPERLINK("http://x")', 'a,"b"', "王"}
+    assert {row["member"] for row in rows} == {*(f"'{one}" for one in FORMULA_LIKE), 'a,"b"', "王"}
     assert {row["group"] for row in rows} == {"'@TGS#1"}
     assert rows[0]["time_utc"] == "2023-11-14T22:13:20.000Z"
 

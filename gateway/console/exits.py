@@ -25,7 +25,8 @@ _FILE = 50_000
 _TEXTS = ("group", "member", "operator", "app")
 _ASKED = frozenset((*_TEXTS, "since", "until", "sink"))
 _HEAD = ("time_utc", "app", "group", "group_type", "member", "how", "operator", "event_id")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""The last four are the wide forms of the first four, which some spreadsheets take for them."""
 
 
 class Exits:

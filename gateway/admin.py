@@ -63,7 +63,8 @@ class Admin:
     ) -> None:
         """Take the *routes* of API and console. *is_local*: it listens where only this machine comes.
 
-        *refresh* is awaited before each answer but to probes: it brings *health* and *metrics* up to date.
+        *refresh* is awaited before each answer to who may see them: it brings *health* and *metrics* up to
+        date. Probes do without.
         """
         self._refresh = refresh
         self._keys = Keys(token, view_token)
@@ -88,13 +89,12 @@ class Admin:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let through what may use the API, and answer in JSON what may not, or fails."""
-        # Why not for probes: they give up within a second, and what they ask for is hardly older than that.
-        if self._refresh is not None and request.path not in ("/livez", "/readyz"):
-            await self._refresh()
         if not request.path.startswith("/api/"):
             return await handler(request)
         try:
             self._admit(request)
+            if request[ROLE]:
+                await self._refreshed()
             answer = await handler(request)
         except ApiError as error:
             return _refusal(error.status, error.error, error.detail)
@@ -103,6 +103,12 @@ class Admin:
         if not answer.prepared:
             answer.headers.update(_PRIVATE)
         return answer
+
+    async def _refreshed(self) -> None:
+        # Why for nobody else: it costs time of the processes that take callbacks, and strangers are to cost
+        # little. Nor for probes: they give up within a second, and what they ask for is hardly older.
+        if self._refresh is not None:
+            await self._refresh()
 
     def _admit(self, request: web.Request) -> None:
         # Why: a page may give its own name the address 127.0.0.1, and would then be taken for this site.
@@ -188,6 +194,7 @@ class Admin:
                 text="admin.token is required: Authorization: Bearer …\n",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        await self._refreshed()
         return web.Response(
             body=generate_latest(self._metrics.shown), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )

@@ -64,3 +64,23 @@ async def test_every_metric_is_read_by_a_prometheus_parser(open_client):
     )
     labels = {name for family in families for sample in family.samples for name in sample.labels}
     assert labels <= {"reason", "app", "sink", "role", "stored", "kind", "version", "le"}
+
+
+async def test_strangers_make_nobody_count(aiohttp_client):
+    """What brings the figures up to date takes time from callbacks, so only who may see them has it done."""
+    asked = []
+
+    async def refresh():
+        asked.append(1)
+
+    admin = Admin("s3cret", Health, Metrics(), refresh=refresh)
+    client = await aiohttp_client(admin.application())
+    for path in ("/metrics", "/api/me", "/readyz", "/livez", "/nowhere"):
+        await client.get(path)
+    await client.post("/api/login", json={"token": "wrong"}, headers={"X-Gateway-Action": "1"})
+    by_strangers = len(asked)
+    mine = {"Authorization": "Bearer s3cret"}
+    for path in ("/metrics", "/api/me"):
+        assert (await client.get(path, headers=mine)).status == 200
+
+    assert (by_strangers, len(asked)) == (0, 2)

@@ -20,8 +20,8 @@ from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from gateway.ports import limit_connections, listen_on
 from gateway.recent import Recent
+from gateway.reload import Reload
 from gateway.replay.api import JournalApi
-from gateway.rules import redactions_of
 
 _log = logging.getLogger(__name__)
 _CONNECTIONS = 64
@@ -40,13 +40,13 @@ class AdminPort:
         *,
         serves: bool,
         sinks: Sequence[str],
+        reload: Reload,
         recent: Recent | None = None,
-        routes: Sequence[web.AbstractRouteDef] = (),
         refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """*sinks*: those that this process works for; *recent*: the last events, where it publishes;
-        *routes*: of what else can be asked; *refresh* brings *metrics* and *health* up to date, where they
-        are not of this process."""
+        *reload*: replays go by its redactions, as the forwarder does; *refresh* brings *metrics* and *health*
+        up to date, where they are not of this process."""
         self._config = config.admin
         self._serves = serves
         streams, works_for = Streams(), {name: config.sinks[name] for name in sinks}
@@ -54,11 +54,11 @@ class AdminPort:
         self._overview = Overview(metrics, health, about, config.console.silence_min * 60, streams)
         self._journal = JournalApi(
             journals_of(config) if serves else [],
-            *(build.topology_of(config), redactions_of(config), config.sinks),
+            *(build.topology_of(config), reload.redactions, config.sinks),
             lambda: build.make_broker(config, Metrics(), turns_of(config)),
         )
         every = [
-            *routes,
+            *reload.routes(),
             *Pages().routes(),
             *self._overview.routes(),
             *Exits(leavers.readers(config)).routes(),

@@ -168,7 +168,7 @@ class Gateway:
             serves=self._serves,
             sinks=self._names,
             recent=self._recent if self._serves else None,
-            routes=self._reload.routes(),
+            reload=self._reload,
         )
         self._start("console", port.run())
         return await port.open()

@@ -418,3 +418,25 @@ def test_a_removed_apps_backlog_is_forwarded_redacted(make, amqp_url):
 
     assert all("u1" not in json.dumps(one["data"]) for one in gateway.lines())
     assert all("raw" not in one["data"] for one in gateway.lines())
+
+
+def test_a_replay_goes_by_the_redaction_that_was_reloaded(make):
+    """Over the admin port, as the forwarder does: what an app has begun to hide is not published again."""
+    gateway = make()
+    gateway.start("run")
+    assert gateway.sender().post(1)
+    eventually(lambda: len(gateway.lines()) == 1, "the event")
+    gateway.change(("apps", "1400000000"), {"redact": {"accounts": "drop"}})
+    gateway.command("reload")
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{gateway.admin_port}/api/journal/replay",
+        data=json.dumps({"first": 1, "yes": True}).encode(),
+        headers={"X-Gateway-Action": "1"},
+    )
+    eventually(lambda: gateway.metrics()["gateway_journal_waiting_records"] == 0, "the confirm")
+    with urllib.request.urlopen(request, timeout=10):
+        pass
+    first, again = eventually(lambda: gateway.lines()[1:] and gateway.lines(), "the event again")
+
+    assert first["data"]["operator"] == "u1"
+    assert "u1" not in json.dumps(again["data"])

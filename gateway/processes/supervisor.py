@@ -70,7 +70,7 @@ class Supervisor:
             serves=True,
             sinks=list(config.sinks) if self._works else [],
             recent=self._recent,
-            routes=self._reload.routes(),
+            reload=self._reload,
             refresh=self._refresh,
         )
         runner: web.AppRunner | None = None

@@ -430,3 +430,34 @@ async def test_words_that_are_cut_off_are_the_end():
 
     assert [said async for said in words.said()] == [{"stop": None}]
     await words.close()
+
+
+async def test_a_process_that_hangs_is_ended(monkeypatch, caplog):
+    """It takes callers and answers none; so it is killed, and the next one takes its journal."""
+    monkeypatch.setattr(slot_module, "_command", lambda *_: ["sleep", "600"])
+    monkeypatch.setattr(slot_module, "_ANSWER_S", 0.01)
+    monkeypatch.setattr(slot_module, "_MOST_SILENT", 3)
+    config = Config.model_validate({"apps": {"14": {}}})
+    task = Task(name="receiver 1", config=config, serves=True, samples=True, listeners=(), turns=None)
+    slot = Slot(task, Metrics(), Recent(), lambda: None)
+    running = asyncio.create_task(slot.run())
+    try:
+        async with asyncio.timeout(10):
+            while slot.answers:  # until there is one that can be asked
+                await slot.ask()
+                await asyncio.sleep(0)
+            for _ in range(5):
+                await slot.look()
+            assert slot.code is None  # it may take long to be ready
+
+            slot.is_ready = True
+            while slot.code is None:
+                await slot.look()
+                await asyncio.sleep(0)
+    finally:
+        slot.stop()
+        slot.kill()
+        await asyncio.wait_for(running, 10)
+
+    assert slot.code == -signal.SIGKILL
+    assert "receiver 1 hangs" in caplog.text

@@ -30,6 +30,8 @@ _FIRST_S, _MOST_S = 0.2, 30.0
 _WELL_S = 60.0
 _ANSWER_S = 2.0
 _TAKE_S = 20.0
+_MOST_SILENT = 20
+"""Looks in a row, 3 s each, that a child may leave without an answer: as long as ``WatchdogSec``."""
 _EXIT_CONFIG = 2
 _NOT_STARTED = 71  # Source: EX_OSERR, sysexits.h
 
@@ -60,7 +62,7 @@ class Slot:
         self._past: sums.Page = {}
         """What its predecessors counted."""
         self._asked: dict[int, asyncio.Future[None]] = {}
-        self._count = 0
+        self._count = self._silent = 0
 
     async def run(self) -> int:
         """Keep a child running until ``stop``; return its exit code. ConfigError when none ever starts."""
@@ -108,6 +110,16 @@ class Slot:
     async def ask(self) -> None:
         """Have the child tell how it is."""
         await self._demand("tell", lambda number: number, _ANSWER_S)
+
+    async def look(self) -> None:
+        """Ask, as ``ask`` does, once a while; end one that was ready and answers no more."""
+        await self.ask()
+        # Why counted, not timed: where all were suspended for an hour, nobody hangs.
+        self._silent = 0 if self.answers or not self.is_ready else self._silent + 1
+        if self._silent >= _MOST_SILENT:
+            self._silent = 0
+            _log.error("Process %s hangs: it is killed, which loses nothing", self.task.name)
+            self.kill()
 
     async def configure(self, config: Config) -> None:
         """Have the child, and its successors, go by *config*."""
@@ -182,6 +194,7 @@ class Slot:
                 self._on_ready()
 
     def _take(self, told: dict[str, Any]) -> None:
+        self._silent = 0  # Why for a late answer too: who is slow does not hang
         self._health = Health(told["causes"], told["notes"])
         self._page = sums.unpacked(told["page"])
         if bodies := [one.encode() for one in told["events"]]:

@@ -150,7 +150,7 @@ class Supervisor:
         """Ask everybody from time to time: what a child counted last is what is known when it is killed."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            await self._refresh()
+            await asyncio.gather(*(slot.look() for slot in self._slots))
 
     async def _speak(self) -> None:
         """Tell the service manager once all are ready."""

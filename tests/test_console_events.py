@@ -1,9 +1,11 @@
 """Live events over HTTP: the ring, the filters, one event, and that message text stays hidden."""
 
+import asyncio
 import json
 
 import orjson
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from gateway.admin import Admin, Health
 from gateway.console import Events
@@ -61,6 +63,39 @@ async def ids(client, query=""):
 async def test_filters_by_type_app_and_subject(open_up, recent, query, expected):
     """Whole values; * and ? stand for any text."""
     assert await ids(await open_up(recent), query) == expected
+
+
+async def test_brackets_are_brackets(open_up):
+    """Ids of groups are of an app's own making; only * and ? mean something else than themselves."""
+    recent = Recent()
+    recent.note([exit_event("d4", group_id="[vip]").body, exit_event("e5", group_id="v").body], 0)
+    client = await open_up(recent)
+
+    assert await ids(client, "?subject=group/[vip]") == ["d4"]
+    assert await ids(client, "?subject=*[v?p*") == ["d4"]
+
+
+async def test_readers_of_the_ring_take_turns(recent, monkeypatch):
+    """Each has a copy of it, 4 MiB: many who ask at once must not have many."""
+    reading, most = 0, 0
+
+    async def in_thread(work, *given):
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await asyncio.sleep(0)  # the others come as far as they can
+        reading -= 1
+        return work(*given)
+
+    monkeypatch.setattr(asyncio, "to_thread", in_thread)
+    events = Events(recent, Streams(), shows_content=False)
+    handlers = {route.path: route.handler for route in events.routes()}
+    paths = ["/api/events", "/api/events", "/api/events/one/{id}", "/api/events/one/{id}"]
+    asked = [make_mocked_request("GET", path, match_info={"id": "a1"}) for path in paths]
+    answers = await asyncio.gather(*(handlers[path](one) for path, one in zip(paths, asked, strict=True)))
+
+    assert [answer.status for answer in answers] == [200] * 4
+    assert most == 1
 
 
 async def test_what_can_not_be_meant_is_refused(open_up, recent):

@@ -49,8 +49,11 @@ class Wanted:
 
     @classmethod
     def of(cls, asked: dict[str, str]) -> Wanted:
-        patterns = {_ATTRIBUTES[name]: re.compile(translate(text)) for name, text in asked.items()}
-        longest = (max(re.split(r"[*?\[\]]", text), key=len) for text in asked.values())
+        # Why [[]: no bracket has a meaning, and ids of groups may have some.
+        patterns = {
+            _ATTRIBUTES[name]: re.compile(translate(text.replace("[", "[[]"))) for name, text in asked.items()
+        }
+        longest = (max(re.split(r"[*?]", text), key=len) for text in asked.values())
         return cls(patterns, tuple(orjson.dumps(text)[1:-1] for text in longest))
 
     def may_be(self, body: bytes) -> bool:
@@ -75,6 +78,8 @@ class Events:
         self._recent = recent
         self._streams = streams
         self._shows_content = shows_content
+        # Bound: one copy of the ring, and one thread that reads it, however many ask.
+        self._turn = asyncio.Lock()
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
         return [
@@ -91,16 +96,19 @@ class Events:
             "events": [],
         }
         if self._recent is not None:
-            # Why a thread: with a pattern that seldom matches, it may read all 4 MiB.
-            told["events"] = await asyncio.to_thread(_newest, wanted, self._recent.newest(), _SHOWN)
+            async with self._turn:
+                # Why a thread: with a pattern that seldom matches, it may read all 4 MiB.
+                told["events"] = await asyncio.to_thread(_newest, wanted, self._recent.newest(), _SHOWN)
         return web.Response(body=orjson.dumps(told), content_type="application/json")
 
     async def _one(self, request: web.Request) -> web.Response:
-        wanted = Wanted({"id": re.compile(re.escape(request.match_info["id"]))}, ())
         literal = request.match_info["id"].encode("utf-8", "replace")
-        bodies = [one for one in (self._recent.newest() if self._recent else []) if literal in one[1]]
-        for number, body in bodies[:_SHOWN]:
-            if event := wanted.event(body):
+        wanted = Wanted({"id": re.compile(re.escape(request.match_info["id"]))}, (literal,))
+        if self._recent is not None:
+            async with self._turn:
+                found = await asyncio.to_thread(_first, wanted, self._recent.newest())
+            if found is not None:
+                number, event = found
                 whole = event.attributes if self._shows_content else veiled(event.attributes)
                 told = {"number": number, "shows_content": self._shows_content, "event": whole}
                 return web.Response(body=orjson.dumps(told), content_type="application/json")
@@ -122,6 +130,12 @@ class Events:
             missed = came - len(new) + max(0, len(likely) - _LOOKED_AT)
             yield "events", {"events": events, "came": came, "missed": missed}
             await asyncio.sleep(_LIVE_S)
+
+
+def _first(wanted: Wanted, found: Sequence[tuple[int, bytes]]) -> tuple[int, Event] | None:
+    """Return number and event of the first of *found* that is meant."""
+    events = ((number, wanted.event(body)) for number, body in found)
+    return next(((number, event) for number, event in events if event), None)
 
 
 def _newest(wanted: Wanted, found: Sequence[tuple[int, bytes]], limit: int) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import time
@@ -25,6 +26,7 @@ ROLE = web.RequestKey("role", str)
 _LOGIN = "/api/login"
 _SESSION_S = 12 * 3600
 _PAUSE_S = 60.0
+_BODY_S = 5.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -139,8 +141,13 @@ class Admin:
     async def _login(self, request: web.Request) -> web.Response:
         """Give a cookie for a token: a browser can't add headers to a link, and scripts never see it."""
         try:
-            given = orjson.loads(await request.read())
-            token = given["token"]
+            # Why a deadline: a stranger's is read here alone, and one that never ends would keep one of the few
+            # connections, which probes need too.
+            async with asyncio.timeout(_BODY_S):
+                text = await request.read()
+            token = orjson.loads(text)["token"]
+        except TimeoutError as error:
+            raise ApiError(408, "slow_body", f"the body took longer than {_BODY_S:g} s") from error
         except (ValueError, TypeError, KeyError) as error:
             raise ApiError(400, "bad_request", 'the body is to be {"token": "…"}') from error
         role = self._keys.of_token(token) if isinstance(token, str) else None

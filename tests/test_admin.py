@@ -1,10 +1,12 @@
 """The admin port: who may see what."""
 
+import asyncio
 import json
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway import admin as admin_module
 from gateway.admin import Admin, Health
 from gateway.metrics import Metrics
 
@@ -84,3 +86,19 @@ async def test_strangers_make_nobody_count(aiohttp_client):
         assert (await client.get(path, headers=mine)).status == 200
 
     assert (by_strangers, len(asked)) == (0, 2)
+
+
+async def test_a_login_that_never_ends_is_ended(guarded_client, monkeypatch):
+    """It would hold one of 64 connections; with all of them held, probes would take the process for dead."""
+    monkeypatch.setattr(admin_module, "_BODY_S", 0.01)
+    is_over = asyncio.Event()
+
+    async def body():
+        yield b'{"token":'
+        await is_over.wait()
+
+    async with asyncio.timeout(10):
+        answer = await guarded_client.post("/api/login", data=body(), headers={"X-Gateway-Action": "1"})
+    is_over.set()
+
+    assert (answer.status, (await answer.json())["error"]) == (408, "slow_body")

@@ -141,8 +141,8 @@ class Admin:
     async def _login(self, request: web.Request) -> web.Response:
         """Give a cookie for a token: a browser can't add headers to a link, and scripts never see it."""
         try:
-            # Why a deadline: a stranger's is read here alone, and one that never ends would keep one of the few
-            # connections, which probes need too.
+            # Why a deadline: a stranger's is read here alone, and one that never ends would keep one of the
+            # few connections, which probes need too.
             async with asyncio.timeout(_BODY_S):
                 text = await request.read()
             token = orjson.loads(text)["token"]

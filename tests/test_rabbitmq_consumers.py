@@ -5,8 +5,10 @@ import contextlib
 import random
 
 import pytest
+from aiormq.abc import ChannelFrame
 
 from gateway.broker.rabbitmq import consume
+from gateway.broker.rabbitmq.frames import publish_frames
 from gateway.errors import Unavailable
 from gateway.event import Event
 from gateway.topology import Topology
@@ -255,6 +257,27 @@ async def test_bindings_of_older_patterns_bring_nothing_to_the_sink(make, work, 
     await until(is_counted, "the one passed over")
     await is_drained(broker)
     assert len([one for one in caplog.messages if "none of its patterns matches" in one]) == 1
+
+
+async def test_a_message_whose_properties_cannot_be_read_stops_nobody(make, work, amqp_url):
+    """RabbitMQ takes ids that are no UTF-8 from any program, and delivers them again and again."""
+    broker = make(SINKS)
+    sink, _ = work(broker)
+    await publish(broker, event(0))
+    await numbers_reach(sink, [0])
+    async with admin_channel(amqp_url) as channel:
+        under = await channel.get_underlay_channel()
+        frames = publish_frames(
+            under.number, 1000, "im.events", "im.zzz", event(1).body, {"partitionkey": "k"}, "zzz"
+        )
+        payload = frames.replace(b"zzz", b"z\xffz")
+        await under.write_queue.put(ChannelFrame(payload=payload, should_close=False))
+        await numbers_reach(sink, [0, 1])
+    await publish(broker, event(2))
+
+    await numbers_reach(sink, [0, 1, 2])
+    await is_drained(broker)
+    assert [one["data"]["n"] for one in sink.events] == [0, 1, 2]
 
 
 async def test_a_delayed_retry_survives_a_restart_of_the_broker(make, rabbitmq):

@@ -180,6 +180,46 @@ def test_a_header_that_is_no_text_is_left_out() -> None:
     assert taken[1][0].properties.headers == {"partitionkey": "b"}
 
 
+_ANOTHER = [frame for _, frame in frames_of(1, (8, False, "x", "y", {}, [b"de"]))]
+_ANOTHERS_ARRIVAL = Arrival(8, False, "x", "y", Properties(2, {}, "", ""), b"de")
+_MICROSECONDS = struct.pack(">Q", 1_767_312_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("properties", "good", "bad"),
+    [
+        ({"message_id": "zzz"}, b"zzz", b"\xff" * 3),
+        ({"message_type": "zzz"}, b"zzz", b"\xff" * 3),
+        ({"headers": {"zzz": "a"}}, b"zzz", b"\xff" * 3),
+        ({"headers": {"a": "zzz"}}, b"S\x00\x00\x00\x03zzz", b"?\x00\x00\x00\x03zzz"),
+        (
+            {"timestamp": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)},
+            struct.pack(">Q", 1_767_312_000),
+            _MICROSECONDS,
+        ),
+    ],
+)
+def test_properties_that_cannot_be_read_are_left_out(
+    properties: dict[str, Any], good: bytes, bad: bytes
+) -> None:
+    """One message of another program must not end the connection of all sinks whenever it comes."""
+    deliver, header, body = (frame for _, frame in frames_of(1, (7, False, "x", "y", properties, [b"abc"])))
+    assert good in header
+
+    taken, _ = feed([deliver, header.replace(good, bad), body, *_ANOTHER])
+
+    assert taken[1] == [Arrival(7, False, "x", "y", Properties(3, {}, "", ""), b"abc"), _ANOTHERS_ARRIVAL]
+
+
+def test_a_routing_key_that_is_no_text_is_told_as_far_as_it_is() -> None:
+    """Nor may the routing key of another program's message end it."""
+    deliver, header, body = (frame for _, frame in frames_of(1, (7, False, "x", "im.zzz", {}, [b"abc"])))
+
+    taken, _ = feed([deliver.replace(b"zzz", b"z\xffz"), header, body, *_ANOTHER])
+
+    assert [one.routing_key for one in taken[1]] == ["im.z\ufffdz", "y"]
+
+
 def test_a_delivery_is_a_sign_of_life() -> None:
     """RabbitMQ sends no heartbeat while it sends deliveries, and aiormq must not take it for dead."""
     _, passed = feed([frame for _, frame in frames_of(1, (7, False, "x", "y", {}, [b"a"])) * 2])
@@ -208,6 +248,8 @@ _DELIVER, _HEADER, _BODY = (frame for _, frame in frames_of(1, (7, False, "x", "
         [_DELIVER, _HEADER, framed(1, ContentBody(b"abcd"))[1]],
         [_DELIVER, _HEADER, _BODY[:-1] + b"\x00"],
         [_DELIVER, struct.pack(">BHI", 2, 1, 2) + b"\x00\x3c\xce"],
+        [_DELIVER, struct.pack(">BHI", 2, 1, 13) + b"\x00\x3c" + bytes(11) + b"\xce"],
+        [_DELIVER, struct.pack(">BHI", 2, 1, 15) + b"\x00\x3d" + bytes(10) + b"\x08\x00\x01\xce"],
     ],
 )
 def test_a_delivery_that_breaks_off_ends_the_stream(broken: list[bytes]) -> None:

@@ -1,5 +1,7 @@
 """What a delivery's frames say: our own messages quickly, everything else as pamqp reads it. Pure.
 
+What can't be read of a message is left out: an error would end the connection of all sinks, again and again.
+
 Source: AMQP 0-9-1, 4.2; the errata on field tables for the types S and l.
 """
 
@@ -17,6 +19,9 @@ _CONTENT_TYPE, _HEADERS, _DELIVERY_MODE, _MESSAGE_ID, _TYPE = (1 << bit for bit 
 _OTHERS = 0xFFFF & ~(_CONTENT_TYPE | _HEADERS | _DELIVERY_MODE | _MESSAGE_ID | _TYPE)
 _TEXT, _INTEGER = b"Sl"
 _HEAD_BYTES = 7
+_BASIC = b"\x00\x3c"  # class 60
+_LEAST_BYTES = 14
+"""Class, weight, size of the body and flags."""
 _long = struct.Struct(">I").unpack_from
 _size_and_flags = struct.Struct(">QH").unpack_from
 _integer = struct.Struct(">q").unpack_from
@@ -90,13 +95,15 @@ def _usual(data: bytes, at: int, end: int) -> Properties | None:
 
 
 def _any(frame: bytes) -> Properties:
-    """Return what the header *frame* says, as pamqp reads it. Raises ValueError."""
+    """Return what the header *frame* says, as pamqp reads it. Raises ValueError for what is no header."""
+    if len(frame) <= _HEAD_BYTES + _LEAST_BYTES or not frame.startswith(_BASIC, _HEAD_BYTES):
+        raise ValueError("no header")
     try:
         _, _, header = pamqp.frame.unmarshal(frame)
-    except PAMQPException as error:
-        raise ValueError("no header") from error
-    if not isinstance(header, ContentHeader):
-        raise ValueError("no header")  # noqa: TRY004 - bad input is a bad value here
+    except PAMQPException:
+        # Why: another program's id may be no UTF-8, or its timestamp count in microseconds.
+        return Properties(_size_and_flags(frame, _HEAD_BYTES + 4)[0], {}, "", "")
+    assert isinstance(header, ContentHeader)
     properties = header.properties
     headers: dict[str, str | int] = {
         name: value for name, value in (properties.headers or {}).items() if isinstance(value, (str, int))
@@ -110,7 +117,7 @@ def route_of(names: bytes) -> tuple[str, str]:
     at = 1 + names[0]
     if at + 1 + names[at] != len(names):
         raise ValueError("no exchange and routing key")
-    return names[1:at].decode(), names[at + 1 :].decode()
+    return names[1:at].decode(errors="replace"), names[at + 1 :].decode(errors="replace")
 
 
 @lru_cache(maxsize=4096)

@@ -53,7 +53,7 @@ def banner(
         lines.append(f"  sinks       {', '.join(config.sinks)}: run `gateway work` to feed them")
     admin_port = config.admin.port if serves else config.admin.worker_port
     lines.append(
-        f"  admin       http://{_bracketed(config.admin.host)}:{admin_port}/metrics, /readyz, /livez"
+        f"  admin       http://{_bracketed(config.admin.host)}:{admin_port}/console/, /metrics, /readyz"
     )
     if serves:
         lines += ["", "Try it from another terminal:", "", _curl(config, port, signed)]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from gateway import answer
 from gateway.errors import Refused
 from gateway.event import parse_json
-from gateway.query import read_query
+from gateway.query import parse_query, read_query
 from gateway.replies import Reply
 from gateway.signature import verify_sign
 
@@ -190,7 +190,7 @@ def _verify(rules: Rules, app: AppRule, params: Mapping[str, str], now_ms: int) 
 
 def _right_path(rules: Rules, query: str) -> str:
     try:
-        app = rules.apps.get(read_query(query).params.get("sdkappid", ""))
+        app = rules.apps.get(parse_query(query).get("sdkappid", ""))
     except Refused:
         return ""
     return _explain(app) if app else ""

@@ -26,9 +26,10 @@ from gateway.journal import Journal, Stored
 from gateway.logs import where
 from gateway.metrics import Metrics
 from gateway.normalise import malformed, normalise_or_keep
+from gateway.outage import Outage
+from gateway.precedence import Precedence
 from gateway.recent import Recent
 from gateway.redact import Redaction
-from gateway.turns import Turns
 
 _log = logging.getLogger(__name__)
 _BATCH_BYTES = 4 * 1_048_576
@@ -65,14 +66,16 @@ class Forwarder:
         self._broker = broker
         self._config = config
         self._metrics = metrics
-        self._redactions, self._recent = redactions or {}, recent or Recent()
+        self._redactions = redactions or {}
+        self._recent = recent or Recent()
         self._backoff = Backoff(config.reconnect_min_s, config.reconnect_max_s, random.random)
         self._window: deque[_Sent] = deque()
         self._unconfirmed = self._unconfirmed_bytes = 0
         self._sending_since_s: float | None = None
         self._finish = asyncio.Event()
-        self._fault, self._fault_since_s, self._waited = "", 0.0, 0
-        self._caution, self._turns = Caution(), Turns()
+        self._outage = Outage()
+        self._caution = Caution()
+        self._precedence = Precedence()
         self._heavy = Heavy("forwarder")
         metrics.publish_unconfirmed.set_function(lambda: self._unconfirmed)
 
@@ -105,11 +108,11 @@ class Forwarder:
         """Why the broker takes nothing; "" while it does. ``held_up``: by an alarm, say."""
         since_s = self._sending_since_s
         is_held_up = since_s is not None and time.monotonic() - since_s >= _HELD_S
-        return self._fault or ("held_up" if is_held_up else "")
+        return self._outage.reason or ("held_up" if is_held_up else "")
 
     async def _pump(self, publisher: Publisher) -> None:
         """Publish what stands after the cursor until something fails or the end is wanted."""
-        self._waited = self._journal.waiting
+        self._outage.trying(self._journal.waiting)
         sent = self._journal.cursor
         while True:
             while self._has_room():
@@ -120,18 +123,19 @@ class Forwarder:
                 began_s = time.monotonic()
                 await self._send_or_settle(publisher, stored, sent)
                 sent = stored[-1].position
-                await self._turns.give_way(time.monotonic() - began_s)
+                await self._precedence.give_way(time.monotonic() - began_s)
             if self._window:
                 await self._settle_oldest(sent)
             elif self._finish.is_set():
                 return
             else:
-                self._note_well()
+                self._outage.end()
                 await self._wait_for_more(sent)
 
     async def _wait_for_more(self, sent: int) -> None:
+        """Return when something was stored; wakes up by itself, so that the end is noticed."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(0.25):  # Why: so that the end is noticed
+            async with asyncio.timeout(0.25):
                 await self._journal.wait_for(sent)
 
     async def _pause(self, delay_s: float) -> None:
@@ -162,12 +166,13 @@ class Forwarder:
         # Why away from the loop: a few large bodies would hold up every answer longer than the sender waits.
         read_bytes = sum(len(record.callback.body) for record in stored)
         events = await self._heavy.run(read_bytes, self._all_events, stored)
-        size, self._sending_since_s = sum(len(event.body) for event in events), time.monotonic()
+        size = sum(len(event.body) for event in events)
+        self._sending_since_s = time.monotonic()
         try:
             future = await publisher.send(events)
         finally:
             self._sending_since_s = None
-        self._recent.note([event.body for event in events], size)
+        self._recent.note([event.body for event in events])
         self._window.append(_Sent(stored[-1].position, len(events), size, future, time.monotonic()))
         self._unconfirmed += len(events)
         self._unconfirmed_bytes += size
@@ -201,7 +206,7 @@ class Forwarder:
         self._metrics.events_published.inc(batch.events)
         self._metrics.publish_seconds.observe(time.monotonic() - batch.sent_s)
         self._backoff.reset()
-        self._note_well()
+        self._outage.end()
 
     async def _worst_answer(self, fault: Unconfirmed) -> Unconfirmed:
         """Wait for all answers; return a refusal among them, unless *fault* is about the content.
@@ -224,27 +229,11 @@ class Forwarder:
             _log.error(
                 "The broker closes the channel whenever position %d is published (%s); it goes out as"
                 " im.malformed without its body and stays in the journal",
-                *(first, fault.detail),
+                first,
+                fault.detail,
             )
 
     def _note_fault(self, fault: Unavailable, delay_s: float) -> None:
         self._metrics.publish_failures.labels(fault.reason).inc()
-        if fault.reason == self._fault:
-            return
-        if not self._fault:
-            self._fault_since_s = time.monotonic()
-        self._fault = fault.reason
-        oldest_ms = self._journal.oldest_waiting_ms
-        _log.warning(
-            "The broker takes no events (%s); %d callbacks wait on disk, the oldest for %.0f s;"
-            " next try in %.1f s",
-            *(fault, self._journal.waiting),
-            0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000),
-            delay_s,
-        )
-
-    def _note_well(self) -> None:
-        if self._fault:
-            away_s = time.monotonic() - self._fault_since_s
-            _log.info("The broker takes events again after %.1f s; %d callbacks wait", away_s, self._waited)
-            self._fault = ""
+        journal = self._journal
+        self._outage.note(fault, journal.waiting, lambda: journal.oldest_waiting_ms, delay_s)

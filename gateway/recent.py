@@ -23,11 +23,12 @@ class Recent:
         self.count = 0
         """How many there were since the start; the number of the last one."""
 
-    def note(self, bodies: Sequence[bytes], size: int) -> None:
-        """Take the *bodies* of a batch, *size* bytes together."""
-        self._batches.append((self.count, b"".join(bodies), array("Q", map(len, bodies))))
+    def note(self, bodies: Sequence[bytes]) -> None:
+        """Take the *bodies* of a batch."""
+        joined = b"".join(bodies)
+        self._batches.append((self.count, joined, array("Q", map(len, bodies))))
         self.count += len(bodies)
-        self._bytes += size
+        self._bytes += len(joined)
         while self._bytes > self._max_bytes and len(self._batches) > 1:
             self._bytes -= len(self._batches.popleft()[1])
 

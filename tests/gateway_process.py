@@ -11,7 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,20 @@ class Gateway:
                 return page.status, page.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
+
+
+@contextmanager
+def gateways(folder: Path) -> Iterator[Callable[..., Gateway]]:
+    """Yield a function that makes a Gateway in a folder of its own below *folder*; all are closed at the end."""
+    made: list[Gateway] = []
+
+    def build(**sections: Any) -> Gateway:
+        made.append(Gateway(folder / str(len(made)), **sections))
+        return made[-1]
+
+    yield build
+    for gateway in made:
+        gateway.close()
 
 
 def _environment() -> dict[str, str]:

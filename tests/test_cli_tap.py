@@ -8,21 +8,14 @@ import subprocess
 
 import pytest
 
-from tests.gateway_process import GATEWAY, Gateway, eventually
+from tests.gateway_process import GATEWAY, eventually, gateways
 
 
 @pytest.fixture
 def make(tmp_path):
     """Return a function that makes a Gateway in its own folder."""
-    made = []
-
-    def build(**sections):
-        made.append(Gateway(tmp_path / str(len(made)), **sections))
-        return made[-1]
-
-    yield build
-    for gateway in made:
-        gateway.close()
+    with gateways(tmp_path) as build:
+        yield build
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])

@@ -10,21 +10,14 @@ import pytest
 from rich.console import Console
 
 from gateway.cli.top import page, within
-from tests.gateway_process import GATEWAY, Gateway, eventually
+from tests.gateway_process import GATEWAY, eventually, gateways
 
 
 @pytest.fixture
 def make(tmp_path):
     """Return a function that makes a Gateway in its own folder."""
-    made = []
-
-    def build(**sections):
-        made.append(Gateway(tmp_path / str(len(made)), **sections))
-        return made[-1]
-
-    yield build
-    for gateway in made:
-        gateway.close()
+    with gateways(tmp_path) as build:
+        yield build
 
 
 def told_of(**changes):

@@ -30,7 +30,7 @@ def message(event_id: str):
 def recent():
     found = Recent()
     events = [exit_event("a1"), message("b2"), exit_event("c3", group_id="@TGS#3")]
-    found.note([one.body for one in events], 0)
+    found.note([one.body for one in events])
     return found
 
 
@@ -68,7 +68,7 @@ async def test_filters_by_type_app_and_subject(open_up, recent, query, expected)
 async def test_brackets_are_brackets(open_up):
     """Ids of groups are of an app's own making; only * and ? mean something else than themselves."""
     recent = Recent()
-    recent.note([exit_event("d4", group_id="[vip]").body, exit_event("e5", group_id="v").body], 0)
+    recent.note([exit_event("d4", group_id="[vip]").body, exit_event("e5", group_id="v").body])
     client = await open_up(recent)
 
     assert await ids(client, "?subject=group/[vip]") == ["d4"]
@@ -151,7 +151,7 @@ async def test_new_events_are_told_live(open_up, recent):
     client = await open_up(recent)
     async with client.get("/api/events/live?type=im.group.message.sent") as answer:
         first = await told_live(answer)
-        recent.note([exit_event("d4").body, message("e5").body], 0)
+        recent.note([exit_event("d4").body, message("e5").body])
         second = await told_live(answer)
 
     assert (first["events"], first["came"]) == ([], 0)
@@ -163,8 +163,8 @@ async def test_a_flood_is_not_parsed_and_is_said(open_up, recent):
     client = await open_up(recent)
     async with client.get("/api/events/live?type=im.group.member.exited") as answer:
         await told_live(answer)
-        recent.note([exit_event(f"x{number}").body for number in range(250)], 0)
-        recent.note([message(f"y{number}").body for number in range(250)], 0)
+        recent.note([exit_event(f"x{number}").body for number in range(250)])
+        recent.note([message(f"y{number}").body for number in range(250)])
         told = await told_live(answer)
 
     assert (len(told["events"]), told["came"], told["missed"]) == (200, 500, 50)

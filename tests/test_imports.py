@@ -14,7 +14,7 @@ TIERS = {
         "backoff", "retries", "caution", "exits", "replies", "limits", "networks", "trace", "query", "rules",
         "waiting", "veil", "roles", "about", "content", "fields", "ids", "messages", "paths", "patterns", "places", "redact", "samples", "schema",
     },
-    "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy", "turns", "recent", "sums"},
+    "observe": {"metrics", "logs", "clock", "notes", "outcome", "settled", "heavy", "precedence", "outage", "recent", "sums"},
     "edges": {"journal", "broker", "sinks", "server", "admin", "notify", "ports", "tally", "tls", "tokens", "spans"},
     "stages": {"receiver", "forwarder", "worker", "sampler", "simulator", "replay", "dead", "console"},
     "wiring": {"traced", "tracing", "adoption", "ending", "processes", "build", "destinations", "banner", "leavers", "portfiles", "adminport", "reload", "allocator", "run", "cli", "__main__"},

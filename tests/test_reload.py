@@ -17,8 +17,8 @@ from gateway.limits import limits_of
 from gateway.reload import Port, Reload
 from gateway.tokens import TokenFiles
 from tests.callback_port import callback_port, signed
-from tests.gateway_process import Gateway, eventually
 from tests.gateway_process import body_of as exit_of
+from tests.gateway_process import eventually, gateways
 
 OLD, NEW, THIRD = "old-token-of-the-console", "new-token-of-the-console", "a-third-token-of-the-console"
 
@@ -30,15 +30,8 @@ def config_of(**sections):
 @pytest.fixture
 def make(tmp_path):
     """Return a function that makes a Gateway in its own folder."""
-    made = []
-
-    def build(**sections):
-        made.append(Gateway(tmp_path / str(len(made)), **sections))
-        return made[-1]
-
-    yield build
-    for gateway in made:
-        gateway.close()
+    with gateways(tmp_path) as build:
+        yield build
 
 
 # What differs, and what of it can be taken

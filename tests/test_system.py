@@ -16,7 +16,7 @@ import pymysql
 import pytest
 from standardwebhooks import Webhook
 
-from tests.gateway_process import SAMPLE, Gateway, eventually, number_of
+from tests.gateway_process import SAMPLE, eventually, gateways, number_of
 from tests.webhook_service import Reply
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -31,15 +31,8 @@ OK = b'{"ActionStatus":"OK","ErrorCode":0,"ErrorInfo":""}'
 @pytest.fixture
 def make(tmp_path):
     """Return a function that makes a Gateway in its own folder."""
-    made = []
-
-    def build(**sections):
-        made.append(Gateway(tmp_path / str(len(made)), **sections))
-        return made[-1]
-
-    yield build
-    for gateway in made:
-        gateway.close()
+    with gateways(tmp_path) as build:
+        yield build
 
 
 def post_sample(gateway):

@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from gateway.config import Config
 from gateway.event import Event
 from gateway.trace import Trace, trace_in, trace_of, with_trace
-from tests.gateway_process import Gateway, eventually
+from tests.gateway_process import eventually, gateways
 from tests.sink_events import exit_event
 
 TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[01]")
@@ -122,15 +122,8 @@ def collector():
 @pytest.fixture
 def make(tmp_path):
     """Return a function that makes a Gateway in its own folder."""
-    made = []
-
-    def build(**sections):
-        made.append(Gateway(tmp_path / str(len(made)), **sections))
-        return made[-1]
-
-    yield build
-    for gateway in made:
-        gateway.close()
+    with gateways(tmp_path) as build:
+        yield build
 
 
 def about(span):

@@ -21,11 +21,10 @@ from gateway.errors import ConfigError
 from gateway.journal import Journal
 from gateway.notify import Notify
 from gateway.ports import Https, listen_by
-from gateway.processes.task import MOST_BYTES, Task, Words, unpacked
+from gateway.processes.task import EXIT_CONFIG, MOST_BYTES, Task, Words, unpacked
 from gateway.reload import Reload
 from gateway.run import Gateway
 
-EXIT_CONFIG = 2
 _MOST_EVENTS, _MOST_BYTES = 50, 256 * 1024
 """Of events told at a time. Why few: it costs the same whether anybody looks or not."""
 _PREDECESSOR_S = 20.0

@@ -22,7 +22,7 @@ from gateway.backoff import Backoff
 from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
-from gateway.processes.task import MOST_BYTES, Task, Words, packed
+from gateway.processes.task import EXIT_CONFIG, MOST_BYTES, Task, Words, packed
 from gateway.recent import Recent
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ _ANSWER_S = 2.0
 _TAKE_S = 20.0
 _MOST_SILENT = 20
 """Looks in a row, 3 s each, that a child may leave without an answer: as long as ``WatchdogSec``."""
-_EXIT_CONFIG = 2
 _NOT_STARTED = 71  # Source: EX_OSERR, sysexits.h
 
 
@@ -72,7 +71,7 @@ class Slot:
             self._bury()
             if self._stop.is_set():
                 return code
-            if code == _EXIT_CONFIG and not self.was_ready:
+            if code == EXIT_CONFIG and not self.was_ready:
                 raise ConfigError(f"{self.task.name} can't start, as it says above")
             if time.monotonic() - started_s > _WELL_S:
                 self._backoff.reset()
@@ -198,7 +197,7 @@ class Slot:
         self._health = Health(told["causes"], told["notes"])
         self._page = sums.unpacked(told["page"])
         if bodies := [one.encode() for one in told["events"]]:
-            self._recent.note(bodies, sum(map(len, bodies)))
+            self._recent.note(bodies)
         if (answer := self._asked.get(told["number"])) is not None and not answer.done():
             answer.set_result(None)
 

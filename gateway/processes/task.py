@@ -15,6 +15,8 @@ import orjson
 
 from gateway.config import Config
 
+EXIT_CONFIG = 2
+"""Of a child that can't work as it is configured."""
 MOST_BYTES = 16 * 1_048_576
 """Of one line; a page of metrics is one."""
 

@@ -212,8 +212,8 @@ async def _declare(url: str) -> None:
 async def _queued(url: str) -> int:
     """Return how many events stand in the queues, once that number stays."""
     connection = await aiormq.connect(url)
-    last = -1
-    while True:
+    last, ends_s = -1, time.monotonic() + 60
+    while time.monotonic() < ends_s:
         found = 0
         for queue in QUEUES:
             channel = await connection.channel()
@@ -225,6 +225,8 @@ async def _queued(url: str) -> int:
             return found
         last = found
         await asyncio.sleep(0.5)
+    await connection.close()
+    return max(0, last)
 
 
 async def _empty(url: str) -> None:

@@ -17,6 +17,7 @@ START_S = 1_000_000.0
 """Far from zero, so that a forgotten start value shows."""
 CLOCKS = (
     "gateway.forwarder",
+    "gateway.outage",
     "gateway.journal.writer",
     "gateway.journal.cursor",
     "aiormq.tools",

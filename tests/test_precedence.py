@@ -1,6 +1,6 @@
 """Callbacks come first on the loop, and publishing goes on all the same."""
 
-from gateway.turns import Turns
+from gateway.precedence import Precedence
 
 
 class Loop:
@@ -9,7 +9,7 @@ class Loop:
     def __init__(self, *turns_s):
         self.turns_s = list(turns_s)
         self.now_s, self.turns = 100.0, 0
-        self.ours = Turns(self.turn, lambda: self.now_s)
+        self.ours = Precedence(self.turn, lambda: self.now_s)
 
     async def turn(self, pause_s):
         self.now_s += pause_s + (self.turns_s.pop(0) if len(self.turns_s) > 1 else self.turns_s[0])

@@ -21,7 +21,7 @@ _PAUSE_S = 0.001
 _MOST_S = 0.03
 
 
-class Turns:
+class Precedence:
     """Remembers whether callbacks came just now: those that wait for the disk come back at once."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Turns:
         self._busy_until_s = 0.0
 
     async def give_way(self, worked_s: float) -> None:
-        """Return once others had the loop for long enough after *worked_s* of work, or has nothing to do."""
+        """Return once others had the loop for long enough after *worked_s* of work, or leave it idle."""
         due_s = _OTHERS * min(worked_s, _MOST_S)
         pause_s = 0.0
         while True:
